@@ -1,0 +1,329 @@
+"""THE parameter table: every parameter of `modelserve serve`, once, with type, default, meaning and source.
+
+Flags (snake_case and kebab-case), MODELSERVE_<NAME> variables, pod arguments, `--help` and docs/parameters.md derive
+from the fields of `Config`. Knows no server and no model. Names and defaults are those of the two seeds and of
+KServe's runtime; what differs is said in docs/kserve.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def param(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    choices: tuple[str, ...] = (),
+    env: str | None = None,
+    aliases: tuple[str, ...] = (),
+    minimum: float | None = None,
+    later: str | None = None,
+    source: str = "modelserve",
+) -> Any:
+    """One row of the table.
+
+    choices: allowed values (any case accepted, stored lower). env: another project's variable that is honoured when
+    MODELSERVE_<NAME> is not set. aliases: further flag names. minimum: smallest number allowed. later: the flag is
+    known, but what it belongs to is built in a later version: giving it is an error that says so with these words.
+    source: whose name and default this is.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "group": group,
+            "choices": choices,
+            "env": env,
+            "aliases": aliases,
+            "minimum": minimum,
+            "later": later,
+            "source": source,
+        },
+    )
+
+
+_PREDICTOR = "the remote predictor"
+_M, _S, _T, _P, _L, _O = "Model", "Server", "Task", "Performance", "Logging", "Observed from KServe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The parameters of one server, frozen after start. Values are parsed and checked by `modelserve.flags`."""
+
+    # Model
+    model_name: str = param("model", "Name of the model in the paths of the APIs.", group=_M, source="kserve")
+    model_dir: str = param(
+        "/mnt/models",
+        "Local directory of the model; ignored when --model_id is given.",
+        group=_M,
+        source="kserve",
+    )
+    model_id: str | None = param(
+        None, "Hugging Face model id, such as google-bert/bert-base-uncased.", group=_M, source="kserve"
+    )
+    model_revision: str | None = param(
+        None, "Branch, tag or commit of the model on the hub.", group=_M, source="kserve"
+    )
+    tokenizer_revision: str | None = param(
+        None,
+        "Branch, tag or commit of the tokenizer; the model's revision when not given.",
+        group=_M,
+        source="kserve",
+    )
+    task: str | None = param(
+        None,
+        "ML task; inferred from the model's architecture when not given.",
+        group=_M,
+        choices=(
+            "fill_mask",
+            "token_classification",
+            "sequence_classification",
+            "text_embedding",
+            "text_generation",
+            "text2text_generation",
+        ),
+        source="kserve",
+    )
+    backend: str = param(
+        "auto",
+        "What runs the forward passes.",
+        group=_M,
+        choices=("auto", "huggingface", "vllm"),
+        source="kserve",
+    )
+    dtype: str = param(
+        "auto",
+        "Data type of the weights in memory. auto: float32 for encoders; float is float32, half is float16.",
+        group=_M,
+        choices=("auto", "float16", "float32", "bfloat16", "float", "half"),
+        source="kserve",
+    )
+    device: str = param(
+        "auto",
+        "Where the model runs; auto takes a GPU when there is one.",
+        group=_M,
+        choices=("auto", "cpu", "cuda"),
+    )
+    max_length: int | None = param(
+        None,
+        "Most tokens of one input, special tokens included; the model's own limit when not given.",
+        group=_M,
+        aliases=("max_model_len",),
+        minimum=1,
+        source="kserve",
+    )
+    allow_long_max_model_len: bool = param(
+        False,
+        "Allow --max_length above the model's own limit.",
+        group=_M,
+        env="ALLOW_LONG_MAX_MODEL_LEN",
+        source="kserve",
+    )
+    trust_remote_code: bool = param(
+        False, "Allow code that comes with the model to run here.", group=_M, source="kserve"
+    )
+    allow_pickle: bool = param(
+        False,
+        "Load pickled weights (pytorch_model.bin) when there is no safetensors file. Unpickling runs code: only for files you trust.",
+        group=_M,
+    )
+    # Tokenizer
+    disable_lower_case: bool = param(
+        False, "Keep the case of texts, whatever the tokenizer says.", group=_T, source="kserve"
+    )
+    disable_special_tokens: bool = param(
+        False, "Encode texts without the model's special tokens.", group=_T, source="kserve"
+    )
+    return_token_type_ids: bool = param(
+        False,
+        "Feed token type ids even where the tokenizer does not list them as an input.",
+        group=_T,
+        source="kserve",
+    )
+    # Task
+    return_probabilities: bool = param(
+        False, "Answer with the probability of every class.", group=_T, source="kserve"
+    )
+    return_raw_logits: bool = param(
+        False, "Answer with the raw logits of every class.", group=_T, source="kserve"
+    )
+    return_offsets_mapping: bool = param(
+        False, "token_classification: add the character offsets of each token.", group=_T, source="kserve"
+    )
+    pooling: str | None = param(
+        None,
+        "text_embedding: pooling, instead of what the model directory says.",
+        group=_T,
+        choices=("mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"),
+    )
+    normalize: bool | None = param(
+        None, "text_embedding: L2-normalise (or not), instead of what the model directory says.", group=_T
+    )
+    prompt_name: str | None = param(
+        None, "text_embedding: default prompt of the model to put before each text.", group=_T
+    )
+    # Server
+    host: str = param("0.0.0.0", "Address to listen on, HTTP and gRPC.", group=_S)
+    http_port: int = param(
+        8080, "HTTP port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve"
+    )
+    grpc_port: int = param(
+        8081, "gRPC port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve"
+    )
+    enable_grpc: bool = param(True, "Serve gRPC.", group=_S, source="kserve")
+    enable_docs_url: bool = param(True, "Serve /docs.", group=_S, source="kserve")
+    enable_model_control: bool = param(False, "Allow load and unload over V2 and gRPC.", group=_S)
+    workers: int = param(1, "Worker processes behind one port.", group=_S, minimum=1, source="kserve")
+    timeout_keep_alive: int = param(
+        65, "Seconds before an idle HTTP connection is closed.", group=_S, minimum=1, source="kserve"
+    )
+    payload_limit: int = param(
+        32 * 1024 * 1024, "Most bytes of one HTTP request body, after decompression.", group=_S, minimum=1
+    )
+    request_timeout: float = param(
+        300.0, "Seconds before a request is answered 504.", group=_S, minimum=0.001
+    )
+    shutdown_timeout: float = param(
+        30.0, "Seconds that SIGTERM leaves to requests in flight.", group=_S, minimum=0
+    )
+    liveness_timeout: float = param(
+        120.0, "Seconds that one forward pass may take before liveness turns false.", group=_S, minimum=0.001
+    )
+    grpc_max_send_message_length: int = param(
+        8388608, "Most bytes of one gRPC answer.", group=_S, minimum=1, source="kserve"
+    )
+    grpc_max_receive_message_length: int = param(
+        8388608, "Most bytes of one gRPC request.", group=_S, minimum=1, source="kserve"
+    )
+    openai_route_prefix: str = param(
+        "/openai",
+        "Prefix of the OpenAI routes, beside the plain /v1.",
+        group=_S,
+        env="KSERVE_OPENAI_ROUTE_PREFIX",
+        source="kserve",
+    )
+    event_loop: str = param(
+        "auto",
+        "Event loop; auto is uvloop.",
+        group=_S,
+        choices=("auto", "asyncio", "uvloop"),
+        source="kserve",
+    )
+    max_threads: int = param(
+        4,
+        "Threads of KServe's gRPC executor. Accepted; gRPC runs on the event loop here.",
+        group=_O,
+        minimum=1,
+        source="kserve",
+    )
+    max_asyncio_workers: int | None = param(
+        None, "Threads of the event loop's default executor.", group=_O, minimum=1, source="kserve"
+    )
+    ce_merge: bool = param(
+        False,
+        "CloudEvents: carry the request's attributes over into the answer.",
+        group=_S,
+        env="CE_MERGE",
+        source="kserve",
+    )
+    ce_type: str = param(
+        "io.kserve.inference.response",
+        "CloudEvents: type of the answers.",
+        group=_S,
+        env="CE_TYPE",
+        source="kserve",
+    )
+    ce_source: str | None = param(
+        None,
+        "CloudEvents: source of the answers; io.kserve.inference.<model> when not given.",
+        group=_S,
+        env="CE_SOURCE",
+        source="kserve",
+    )
+    # Performance
+    max_batch_tokens: int | None = param(
+        None, "Token budget of one forward pass; found for the device when not given.", group=_P, minimum=1
+    )
+    max_queue_size: int = param(8192, "Texts that may wait; more are answered 429.", group=_P, minimum=1)
+    max_client_batch_size: int = param(4096, "Most texts of one request.", group=_P, minimum=1)
+    threads: int | None = param(
+        None,
+        "CPU threads of the forward passes; the cores of this machine when not given.",
+        group=_P,
+        minimum=1,
+    )
+    # Logging
+    log_level: str = param(
+        "info",
+        "Log level.",
+        group=_L,
+        choices=("debug", "info", "warning", "error", "critical"),
+        env="KSERVE_LOGLEVEL",
+        source="kserve",
+    )
+    log_format: str = param("text", "Form of the log lines.", group=_L, choices=("text", "json"))
+    configure_logging: bool = param(
+        True, "Set up logging; false leaves it to the embedding program.", group=_L, source="kserve"
+    )
+    log_config_file: str | None = param(
+        None, "YAML or JSON logging configuration (dictConfig).", group=_L, source="kserve"
+    )
+    access_log_format: str | None = param(
+        None,
+        "Format of the request line, with {id} {api} {method} {path} {code} {texts} {tokens} {queue_ms} {inference_ms} {total_ms}.",
+        group=_L,
+        source="kserve",
+    )
+    enable_latency_logging: bool = param(
+        True, "Log a line with its times for each request.", group=_L, source="kserve"
+    )
+    disable_log_requests: bool = param(
+        True, "Keep texts out of the log; an explicit false logs them.", group=_L, source="kserve"
+    )
+    max_log_len: int | None = param(
+        None,
+        "Most characters of a text in the log; the request itself is never shortened.",
+        group=_L,
+        minimum=0,
+        source="kserve",
+    )
+    # Later
+    predictor_host: str | None = param(
+        None, "Remote predictor, host:port.", group=_O, later=_PREDICTOR, source="kserve"
+    )
+    predictor_protocol: str = param(
+        "v2",
+        "Protocol of the remote predictor.",
+        group=_O,
+        choices=("v1", "v2", "grpc-v2"),
+        aliases=("protocol",),
+        later=_PREDICTOR,
+        source="kserve",
+    )
+    predictor_use_ssl: bool = param(
+        False, "TLS to the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+    )
+    predictor_request_timeout_seconds: int = param(
+        600, "Timeout of the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+    )
+    predictor_request_retries: int = param(
+        0, "Retries against the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+    )
+    enable_predictor_health_check: bool = param(
+        False, "Readiness follows the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+    )
+    tensor_input_names: tuple[str, ...] = param(
+        (),
+        "Tensors sent to the remote predictor, comma separated.",
+        group=_O,
+        later=_PREDICTOR,
+        source="kserve",
+    )
+
+    @property
+    def http_prefixes(self) -> tuple[str, ...]:
+        """Prefixes under which the OpenAI routes are served."""
+        return tuple(dict.fromkeys((self.openai_route_prefix.rstrip("/"), "")))

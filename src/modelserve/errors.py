@@ -1,0 +1,102 @@
+"""Every error that modelserve raises on purpose, in one tree.
+
+    ModelServeError
+    ├── ConfigError            the command line, the environment or the model directory is wrong: the server does not start
+    │   └── LoadError          the model cannot be served (files, task, weights, dtype), and why
+    ├── InvalidRequest         the caller's mistake; `param` names the field where there is one
+    │   ├── RequestTooLarge    body or number of texts over its limit
+    │   └── UnsupportedMedia   a content type or content encoding that nobody here reads
+    ├── NotFound               no such route, model or version
+    │   └── ModelNotFound
+    ├── MethodNotAllowed       the route is there, the method is not
+    ├── NotSupported           known to the protocol, not offered by this server or this model
+    ├── Overloaded             the queue is full; `retry_after_s` says when to come back
+    ├── NotReady               loading, draining or unloaded; `retry_after_s` likewise
+    ├── RequestTimeout         --request_timeout passed before the answer
+    ├── RequestCancelled       the caller went away; nobody reads this
+    └── InferenceFailed        ours: a forward pass raised
+
+An error is built from one sentence that a user may read: what was wrong, the value, what would be right. No error
+knows a protocol; `protocols/status.py` maps each class to its HTTP and gRPC status. Messages never carry another
+caller's data, a traceback or an exception's class name.
+"""
+
+from __future__ import annotations
+
+
+class ModelServeError(Exception):
+    """Root of the tree."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(ModelServeError):
+    """The server cannot start as it was told to."""
+
+
+class LoadError(ConfigError):
+    """The model cannot be loaded or cannot do the task."""
+
+
+class InvalidRequest(ModelServeError):
+    """The caller's mistake."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class RequestTooLarge(InvalidRequest):
+    """Body bytes or number of texts over the limit."""
+
+
+class UnsupportedMedia(InvalidRequest):
+    """Content type or content encoding that is not read here."""
+
+
+class NotFound(ModelServeError):
+    """No such route."""
+
+
+class ModelNotFound(NotFound):
+    """No such model or version."""
+
+
+class MethodNotAllowed(ModelServeError):
+    """The route exists, the HTTP method does not."""
+
+    def __init__(self, message: str, *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class NotSupported(ModelServeError):
+    """The protocol knows it; this server or this model does not offer it."""
+
+
+class _ComeBack(ModelServeError):
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(_ComeBack):
+    """The queue is full."""
+
+
+class NotReady(_ComeBack):
+    """Loading, draining or unloaded."""
+
+
+class RequestTimeout(ModelServeError):
+    """The answer did not come within --request_timeout."""
+
+
+class RequestCancelled(ModelServeError):
+    """The caller disconnected."""
+
+
+class InferenceFailed(ModelServeError):
+    """A forward pass failed; the caller did nothing wrong."""

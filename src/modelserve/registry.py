@@ -1,0 +1,33 @@
+"""Names -> "module:Class", as strings, so that nothing heavy is imported before it is used.
+
+A new task, backend or protocol is one new file and one row here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+TASKS: dict[str, str] = {
+    "sequence_classification": "modelserve.tasks.sequence_classification:SequenceClassification",
+    "token_classification": "modelserve.tasks.token_classification:TokenClassification",
+    "fill_mask": "modelserve.tasks.fill_mask:FillMask",
+    "text_embedding": "modelserve.tasks.text_embedding:TextEmbedding",
+}
+
+BACKENDS: dict[str, str] = {
+    "huggingface": "modelserve.backends.huggingface:HuggingFaceBackend",
+}
+
+PROTOCOLS: dict[str, str] = {
+    "v1": "modelserve.protocols.v1:routes",
+    "v2": "modelserve.protocols.v2:routes",
+    "openai": "modelserve.protocols.openai:routes",
+    "health": "modelserve.protocols.health:routes",
+}
+
+
+def load(row: str) -> Any:
+    """The object that a row names. Raises ImportError or AttributeError, which only a broken row can cause."""
+    module, _, name = row.partition(":")
+    return getattr(import_module(module), name)

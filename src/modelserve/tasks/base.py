@@ -1,0 +1,96 @@
+"""What a task is: three verbs on the path, and the shapes of its answers. Knows no protocol and no backend.
+
+`preprocess` runs in a tokenizer thread, before any queue: bad input is refused here, for that request alone.
+`reduce` runs once per batch in the backend thread, on the device: keep only what the answers need.
+`postprocess` runs per input on the host; `predictions` and `outputs` shape a whole request's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from modelserve.types import Encoding, Instance, Output, Params, Tensor, TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Tokenize(Protocol):
+    """The tokenizer as a task sees it (runtime/tokenizer.py)."""
+
+    mask_token: str | None
+    mask_token_id: int | None
+
+    def __call__(
+        self,
+        instances: Sequence[Instance],
+        params: Params,
+        *,
+        offsets: bool = False,
+    ) -> list[Encoding]:
+        """Encodings in order; truncates as `params.truncation` says. Raises InvalidRequest for a text too long."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token(self, id: int) -> str: ...
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text` without special tokens."""
+
+    def vocabulary_id(self, token: str) -> int | None: ...
+
+
+class States(Protocol):
+    """The result of one forward pass over a batch, on the device, rows in the order of the batch's encodings.
+
+    hidden: [T, H], the last hidden state of all tokens end to end, no padding. lengths: tokens per encoding.
+    groups: (first row, number of texts, length) for each run of neighbours of equal length, so that
+    `hidden[first : first + n * length].view(n, length, H)` is a dense block.
+    """
+
+    lengths: list[int]
+    groups: list[tuple[int, int, int]]
+
+    @property
+    def hidden(self) -> torch.Tensor: ...
+
+    def token_logits(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """The token head's answer [n, C] for those rows of `hidden`, for all rows when None."""
+
+    def sequence_logits(self) -> torch.Tensor:
+        """The sequence head's answer [B, C]."""
+
+
+class Task(Protocol):
+    """One ML task, built once for a model as `Task(config: Config, info: ModelInfo)`.
+
+    The constructor raises LoadError when the flags and the model's config.json contradict the task.
+    """
+
+    name: str
+    head: Literal["token", "sequence", "none"]
+    """Which of States' heads the task reads; what V2's raw tensors answer with."""
+    auto_class: str
+    """The transformers class that loads a model with this task's head, such as AutoModelForMaskedLM."""
+
+    def preprocess(
+        self, instances: Sequence[Instance], params: Params, tokenize: Tokenize
+    ) -> list[Encoding]: ...
+
+    def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
+        """One Output per encoding, on the host; None for those with `raw` set. Never a Python loop per token."""
+
+    def postprocess(self, output: Output, encoding: Encoding, params: Params) -> Any: ...
+
+    def predictions(self, values: list[Any], encodings: Sequence[Encoding], params: Params) -> list[Any]:
+        """V1's entries, one per input, from what `postprocess` gave."""
+
+    def outputs(self, values: list[Any], encodings: Sequence[Encoding], params: Params) -> list[Tensor]:
+        """V2's output tensors for the whole request."""
+
+    def extra_outputs(self, values: list[Any], encodings: Sequence[Encoding], params: Params) -> list[Tensor]:
+        """Tensors that V1 carries beside its predictions (offset_mapping); usually none."""
+
+    def output_specs(self) -> list[TensorSpec]:
+        """The outputs of the model's V2 metadata, with the server's own flags."""
