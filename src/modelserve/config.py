@@ -144,12 +144,8 @@ class Config:
         source="kserve",
     )
     # Task
-    return_probabilities: bool = param(
-        False, "Answer with the probability of every class.", group=_T, source="kserve"
-    )
-    return_raw_logits: bool = param(
-        False, "Answer with the raw logits of every class.", group=_T, source="kserve"
-    )
+    return_probabilities: bool = param(False, "Answer with the probability of every class.", group=_T, source="kserve")
+    return_raw_logits: bool = param(False, "Answer with the raw logits of every class.", group=_T, source="kserve")
     return_offsets_mapping: bool = param(
         False, "token_classification: add the character offsets of each token.", group=_T, source="kserve"
     )
@@ -167,12 +163,8 @@ class Config:
     )
     # Server
     host: str = param("0.0.0.0", "Address to listen on, HTTP and gRPC.", group=_S)
-    http_port: int = param(
-        8080, "HTTP port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve"
-    )
-    grpc_port: int = param(
-        8081, "gRPC port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve"
-    )
+    http_port: int = param(8080, "HTTP port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve")
+    grpc_port: int = param(8081, "gRPC port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve")
     enable_grpc: bool = param(True, "Serve gRPC.", group=_S, source="kserve")
     enable_docs_url: bool = param(True, "Serve /docs.", group=_S, source="kserve")
     enable_model_control: bool = param(False, "Allow load and unload over V2 and gRPC.", group=_S)
@@ -183,12 +175,8 @@ class Config:
     payload_limit: int = param(
         32 * 1024 * 1024, "Most bytes of one HTTP request body, after decompression.", group=_S, minimum=1
     )
-    request_timeout: float = param(
-        300.0, "Seconds before a request is answered 504.", group=_S, minimum=0.001
-    )
-    shutdown_timeout: float = param(
-        30.0, "Seconds that SIGTERM leaves to requests in flight.", group=_S, minimum=0
-    )
+    request_timeout: float = param(300.0, "Seconds before a request is answered 504.", group=_S, minimum=0.001)
+    shutdown_timeout: float = param(30.0, "Seconds that SIGTERM leaves to requests in flight.", group=_S, minimum=0)
     liveness_timeout: float = param(
         120.0, "Seconds that one forward pass may take before liveness turns false.", group=_S, minimum=0.001
     )
@@ -277,9 +265,7 @@ class Config:
         group=_L,
         source="kserve",
     )
-    enable_latency_logging: bool = param(
-        True, "Log a line with its times for each request.", group=_L, source="kserve"
-    )
+    enable_latency_logging: bool = param(True, "Log a line with its times for each request.", group=_L, source="kserve")
     disable_log_requests: bool = param(
         True, "Keep texts out of the log; an explicit false logs them.", group=_L, source="kserve"
     )
@@ -303,9 +289,7 @@ class Config:
         later=_PREDICTOR,
         source="kserve",
     )
-    predictor_use_ssl: bool = param(
-        False, "TLS to the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
-    )
+    predictor_use_ssl: bool = param(False, "TLS to the remote predictor.", group=_O, later=_PREDICTOR, source="kserve")
     predictor_request_timeout_seconds: int = param(
         600, "Timeout of the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
     )

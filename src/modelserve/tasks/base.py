@@ -74,9 +74,7 @@ class Task(Protocol):
     auto_class: str
     """The transformers class that loads a model with this task's head, such as AutoModelForMaskedLM."""
 
-    def preprocess(
-        self, instances: Sequence[Instance], params: Params, tokenize: Tokenize
-    ) -> list[Encoding]: ...
+    def preprocess(self, instances: Sequence[Instance], params: Params, tokenize: Tokenize) -> list[Encoding]: ...
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         """One Output per encoding, on the host; None for those with `raw` set. Never a Python loop per token."""
