@@ -1,0 +1,55 @@
+# Every target sets up what it needs. A fresh clone wants Python 3.11 or newer, and nothing else.
+#   make demo ARGS=--once          make test ARGS="tests/test_config.py -k alias"
+SHELL := bash
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check format bench docs constraints clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamps are newer than what they were installed from, or make installs again.
+.venv/.demo: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "modelserve needs Python 3.11 or newer with its venv module; found none on PATH." >&2; exit 1; }
+	@echo "Installing into .venv; the first time takes some minutes, most of them for PyTorch."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: .venv/.demo
+	$(PIP) --quiet --editable '.[dev]'
+	@touch $@
+
+install: .venv/.dev ## set up .venv with everything that the other targets need
+
+demo: .venv/.demo ## serve real weights, ask them something, keep serving (ARGS=--once ends by itself)
+	@$(BIN)/python -m modelserve.demo $(ARGS)
+
+test: .venv/.dev ## the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/.dev ## every test
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: .venv/.dev ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev ## mend what lint and format can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: ## pin today's newest version of every dependency but torch
+	rm -rf .venvs/constraints && $(PYTHON) -m venv .venvs/constraints
+	.venvs/constraints/bin/python -m pip install --quiet "$$(grep -m1 ^torch== constraints.txt)" '.[dev]'
+	@{ grep '^#' constraints.txt; .venvs/constraints/bin/python -m pip freeze --exclude modelserve | sed -E 's/\+cpu$$//'; } > .venvs/constraints.txt
+	mv .venvs/constraints.txt constraints.txt
+
+clean: ## remove what was built (not .venv)
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .venvs .cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
