@@ -1,0 +1,129 @@
+"""Bytes and lists of V2's tensors, both ways, for REST and gRPC alike. Knows no message, no model and no task.
+
+Everything that comes out of here is consistent: the number of elements is what the shape says.
+Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from modelserve.errors import InvalidRequest
+from modelserve.types import Tensor
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    # numpy has no bfloat16: its two bytes are kept as they are.
+    "BF16": np.dtype("<u2"),
+}
+"""numpy's type of every V2 datatype but BYTES."""
+
+_KINDS = {
+    "b": "b",
+    "u": "iu",
+    "i": "iu",
+    "f": "fiu",
+}  # numpy's kinds of elements that a datatype's kind may be given as
+
+_MAX_ELEMENTS = 2**31 - 1  # far above what any body limit lets in; a shape beyond it is nonsense, not a size
+
+
+def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...], int]:
+    """Datatype in upper case, shape, and number of elements of a tensor that a caller declared.
+
+    Raises InvalidRequest for an unknown datatype and for a shape that no tensor has.
+    """
+    known = datatype.upper()
+    if known != "BYTES" and known not in DTYPES:
+        raise InvalidRequest(
+            f"Input {name!r} has datatype {datatype!r}; V2 knows BYTES, {', '.join(DTYPES)}.", param="datatype"
+        )
+    if any(size < 0 for size in shape):
+        raise InvalidRequest(f"Input {name!r} has shape {list(shape)}; sizes are 0 or more.", param="shape")
+    if len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+        raise InvalidRequest(f"Input {name!r} has a shape that is too large.", param="shape")
+    return known, tuple(shape), math.prod(shape)
+
+
+def of_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> Tensor:
+    """A tensor from its elements, flat and row-major: bytes for BYTES, else a sequence of numbers or an array.
+
+    Raises InvalidRequest when they are not as many as the shape says, or do not fit the datatype.
+    """
+    datatype, shape, count = checked(name, datatype, shape)
+    if len(values) != count:
+        raise InvalidRequest(
+            f"Input {name!r} has {len(values)} elements, but its shape {list(shape)} has {count}.", param="shape"
+        )
+    if datatype == "BYTES":
+        return Tensor(name, datatype, shape, list(values))
+    dtype = DTYPES[datatype]
+    try:
+        given = np.array(values) if count else np.empty(0, dtype)
+        # The comparison finds what a cast changes (300 as INT8); rounding to a narrower float is no change.
+        fits = given.ndim == 1 and given.dtype.kind in _KINDS[dtype.kind]
+        array = given.astype(dtype, copy=False) if fits else given
+        fits = fits and (dtype.kind == "f" or bool((array == given).all()))
+    except ValueError:  # ragged, or strings among numbers
+        fits = False
+    if not fits:
+        raise InvalidRequest(f"Input {name!r} has elements that are no {datatype}.", param="data")
+    return Tensor(name, datatype, shape, array.reshape(shape))
+
+
+def of_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Tensor:
+    """A tensor from its binary form: little-endian, row-major; before each element of BYTES its length, a uint32.
+
+    Raises InvalidRequest when the bytes are not as many as datatype and shape say.
+    """
+    datatype, shape, count = checked(name, datatype, shape)
+    if datatype == "BYTES":
+        return Tensor(name, datatype, shape, _split(name, shape, count, raw))
+    dtype = DTYPES[datatype]
+    if len(raw) != count * dtype.itemsize:
+        raise InvalidRequest(
+            f"Input {name!r} has {len(raw)} bytes, but {datatype} of shape {list(shape)} has {count * dtype.itemsize}.",
+            param="shape",
+        )
+    return Tensor(name, datatype, shape, np.frombuffer(raw, dtype).reshape(shape))
+
+
+def _split(name: str, shape: tuple[int, ...], count: int, raw: bytes | memoryview) -> list[bytes]:
+    elements: list[bytes] = []
+    at, end = 0, len(raw)
+    while at < end and len(elements) < count:
+        start = at + 4
+        # A length that is cut off itself leaves no room for its element either.
+        at = start + int.from_bytes(raw[at:start], "little") if start <= end else end + 1
+        if at > end:
+            raise InvalidRequest(f"Input {name!r} ends in the middle of its element {len(elements)}.", param="data")
+        elements.append(bytes(raw[start:at]))
+    if at != end or len(elements) != count:
+        found = f"more than {count}" if at != end else len(elements)
+        raise InvalidRequest(
+            f"Input {name!r} has {found} elements, but its shape {list(shape)} has {count}.", param="shape"
+        )
+    return elements
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The binary form of a tensor, as `of_bytes` reads it."""
+    if isinstance(tensor.data, np.ndarray):
+        return tensor.data.astype(DTYPES[tensor.datatype], copy=False).tobytes()
+    return b"".join(part for element in tensor.data for part in (struct.pack("<I", len(element)), element))
