@@ -1,0 +1,191 @@
+"""One HTTP request and the reply to it, as a protocol's functions see them.
+
+Knows no protocol: header names, limits, codings and the caller going away are settled here, what the bytes mean is
+not. Lives on the event loop, for as long as its request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import numpy as np
+from starlette.types import Message, Receive, Scope
+
+from modelserve.errors import InvalidRequest, RequestCancelled, RequestTimeout, UnsupportedMedia
+from modelserve.protocols.coding import decompressed, too_large
+from modelserve.protocols.context import Context
+from modelserve.types import InferRequest, InferResponse
+
+if TYPE_CHECKING:
+    from modelserve.runtime.model import Model
+
+T = TypeVar("T")
+
+JSON = b"application/json"
+_MAX_ID = 256
+
+
+def plain(value: Any) -> Any:
+    """What msgspec does not encode by itself: numpy arrays and scalars."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+encode = msgspec.json.Encoder(enc_hook=plain).encode
+"""Compact JSON; numpy allowed, NaN and infinities become null."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """What goes back: status, body and the headers that are the protocol's own."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Exchange:
+    """One request on its way through a protocol.
+
+    id: x-request-id, the caller's or a new one. params: the path's parameters, decoded. `model` and `response` are
+    what `infer` was last asked and answered, for the log and the metrics.
+    """
+
+    __slots__ = (
+        "context",
+        "headers",
+        "id",
+        "method",
+        "model",
+        "params",
+        "path",
+        "receive",
+        "request",
+        "response",
+        "scope",
+    )
+
+    def __init__(self, context: Context, scope: Scope, receive: Receive) -> None:
+        self.context = context
+        self.scope = scope
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.params: dict[str, str] = scope["path_params"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.id = self.header("x-request-id")[:_MAX_ID] or str(uuid.uuid4())
+        self.model: Model | None = None
+        self.request: InferRequest | None = None
+        self.response: InferResponse | None = None
+
+    def header(self, name: str) -> str:
+        """Value of a header by its lower-case name, "" when absent."""
+        return self.headers.get(name.encode(), b"").decode("latin-1")
+
+    def media_type(self) -> str:
+        """Content-Type without its parameters, lower case, "" when absent."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    async def body(self) -> bytes:
+        """The whole body, decoded by its Content-Encoding.
+
+        Raises RequestTooLarge as soon as more than --payload_limit bytes are announced, received or unpacked: what
+        is not read here is dropped by the server as it arrives, so the connection stays usable.
+        """
+        limit = self.context.config.payload_limit
+        length = self.header("content-length")
+        if length.isdigit() and int(length) > limit:
+            raise too_large(limit)
+        message = await self._received()
+        data: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            chunks, size = [data], len(data)
+            while message.get("more_body") and size <= limit:
+                message = await self._received()
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+            data = b"".join(chunks)
+        if len(data) > limit:
+            raise too_large(limit)
+        encoding = self.header("content-encoding").strip().lower()
+        return await decompressed(data, encoding, limit) if encoding else data
+
+    async def _received(self) -> Message:
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise RequestCancelled("The caller went away before the whole request had arrived.")
+        return message
+
+    async def json(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """The body, decoded and checked. A missing Content-Type and application/octet-stream are read as JSON.
+
+        Raises UnsupportedMedia for other types, InvalidRequest for bad JSON or a value of the wrong type.
+        """
+        self.require_json()
+        return decode(await self.body(), decoder)
+
+    def require_json(self) -> None:
+        media = self.media_type()
+        if media not in ("", "application/json", "application/octet-stream") and not media.endswith("+json"):
+            raise UnsupportedMedia(f"Content-Type '{media[:80]}' is not read here; send application/json.")
+
+    async def infer(self, model: Model, request: InferRequest) -> InferResponse:
+        """The model's answer within --request_timeout; given up when the caller disconnects."""
+        self.model, self.request = model, request
+        limit = self.context.config.request_timeout
+        caller = asyncio.create_task(self._gone(asyncio.current_task()))
+        try:
+            async with asyncio.timeout(limit) as timeout:
+                self.response = await model.infer(request)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise RequestTimeout(f"No answer within the {limit:g} s of --request_timeout; try fewer texts.") from error
+        except asyncio.CancelledError as error:
+            if not (caller.done() and not caller.cancelled()):
+                raise
+            raise RequestCancelled("The caller went away before the answer was ready.") from error
+        finally:
+            caller.cancel()
+        return self.response
+
+    async def _gone(self, waiting: asyncio.Task[Any] | None) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        if waiting is not None:
+            waiting.cancel()
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """JSON bytes as the decoder's type. Raises InvalidRequest, with `param` where the message has a path."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {_lower(str(error))}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The body is not valid JSON: a string in it is not UTF-8.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is not valid JSON here: it is nested too deeply.") from error
+
+
+def invalid(error: msgspec.ValidationError) -> InvalidRequest:
+    """msgspec's complaint as ours: "Expected `int`, got `str` - at `$.top_k`" names its field as `param`."""
+    message, _, path = str(error).partition(" - at `")
+    path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if not path:
+        return InvalidRequest(f"{message}.")
+    return InvalidRequest(f"{path}: {_lower(message)}.", param=path)
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
