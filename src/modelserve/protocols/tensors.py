@@ -34,14 +34,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """numpy's type of every V2 datatype but BYTES."""
 
-_KINDS = {
-    "b": "b",
-    "u": "iu",
-    "i": "iu",
-    "f": "fiu",
-}  # numpy's kinds of elements that a datatype's kind may be given as
+# The kinds (numpy's letters) that the elements of a kind of datatype may be given as.
+_KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}
 
-_MAX_ELEMENTS = 2**31 - 1  # far above what any body limit lets in; a shape beyond it is nonsense, not a size
+# Far above what any body limit lets in, and within what numpy can hold.
+_MAX_ELEMENTS = 2**31 - 1
+_MAX_DIMENSIONS = 32
 
 
 def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...], int]:

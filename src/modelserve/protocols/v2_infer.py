@@ -1,0 +1,138 @@
+"""What V2's infer means: named tensors -> InferRequest, InferResponse -> named tensors. REST and gRPC share it.
+
+Knows no message: bytes and lists are tensors.py's. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from modelserve.errors import InvalidRequest
+from modelserve.protocols.exchange import invalid
+from modelserve.types import InferRequest, InferResponse, Instance, Params, Tensor, TextPair, TokenIds
+
+TOKEN_IDS = "input_ids"
+"""The name that makes a request one for the network's own answer."""
+_LISTS = ("targets",)
+_WHAT_IS_READ = f"Send one BYTES input with texts, or an INT64 input named {TOKEN_IDS}"
+
+
+def to_params(parameters: Mapping[str, Any]) -> Params:
+    """Request parameters of V2, where a list travels as a JSON string: {"targets": "[\\"paris\\"]"}.
+
+    Raises InvalidRequest for a value of the wrong type.
+    """
+    if not parameters:
+        return Params()
+    values = dict(parameters)
+    for name in _LISTS:
+        if isinstance(value := values.get(name), str):
+            try:
+                values[name] = msgspec.json.decode(value)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise InvalidRequest(
+                    f'parameters.{name} is a list written as a JSON string, such as ["paris"].', param=name
+                ) from error
+    try:
+        return msgspec.convert(values, Params, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from error
+
+
+def to_request(
+    model_name: str, inputs: Sequence[Tensor], parameters: Mapping[str, Any], *, id: str, api: str
+) -> InferRequest:
+    """The request that these inputs make.
+
+    A tensor named input_ids [N, L], with attention_mask and token_type_ids where given, asks for the network's own
+    logits or hidden states. Otherwise the first input is read, whatever its name, as KServe does: BYTES of shape [N]
+    or [N, 1] for texts, [N, 2] for pairs of texts. Raises InvalidRequest.
+    """
+    if not inputs:
+        raise InvalidRequest(f"inputs is empty. {_WHAT_IS_READ}.", param="inputs")
+    named = {tensor.name: tensor for tensor in inputs}
+    raw = TOKEN_IDS in named
+    instances = _token_ids(named) if raw else _texts(inputs[0])
+    if not instances:
+        raise InvalidRequest(f"Input {inputs[0].name!r} holds no text; send at least one.", param="inputs")
+    return InferRequest(model_name, instances, to_params(parameters), id=id, api=api, form="tensors", raw=raw)
+
+
+def _texts(tensor: Tensor) -> list[Instance]:
+    if not isinstance(tensor.data, list):
+        raise InvalidRequest(f"Input {tensor.name!r} is {tensor.datatype}. {_WHAT_IS_READ}.", param="datatype")
+    texts = [_text(tensor.name, index, element) for index, element in enumerate(tensor.data)]
+    match tensor.shape:
+        case (_,) | (_, 1):
+            return list(texts)
+        case (_, 2):
+            return [TextPair(*pair) for pair in zip(texts[::2], texts[1::2], strict=True)]
+    raise InvalidRequest(
+        f"Input {tensor.name!r} has shape {list(tensor.shape)}; N texts are [N], N pairs of texts [N, 2].",
+        param="shape",
+    )
+
+
+def _text(name: str, index: int, element: bytes) -> str:
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"Element {index} of input {name!r} is not UTF-8 text.", param="inputs") from error
+
+
+def _token_ids(named: Mapping[str, Tensor]) -> list[Instance]:
+    ids = _integers(named[TOKEN_IDS])
+    if ids.ndim != 2:
+        raise InvalidRequest(f"{TOKEN_IDS} has shape {list(ids.shape)}; it must be [N, L].", param=TOKEN_IDS)
+    mask = _beside(named, "attention_mask", ids)
+    types = _beside(named, "token_type_ids", ids)
+    keep = np.ones(ids.shape, bool) if mask is None else mask != 0
+    if not keep.any(axis=1).all():
+        raise InvalidRequest(f"A row of {TOKEN_IDS} has no token that its attention_mask keeps.", param=TOKEN_IDS)
+    return [
+        TokenIds(row[kept].tolist(), None if types is None else types[index][kept].tolist())
+        for index, (row, kept) in enumerate(zip(ids, keep, strict=True))
+    ]
+
+
+def _beside(named: Mapping[str, Tensor], name: str, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    if name not in named:
+        return None
+    values = _integers(named[name])
+    if values.shape != ids.shape:
+        raise InvalidRequest(
+            f"{name} has shape {list(values.shape)}; it must be {list(ids.shape)}, as {TOKEN_IDS} has.", param=name
+        )
+    return values
+
+
+def _integers(tensor: Tensor) -> np.ndarray[Any, Any]:
+    if isinstance(tensor.data, np.ndarray) and tensor.data.dtype.kind in "iu":
+        return tensor.data
+    raise InvalidRequest(f"Input {tensor.name!r} is {tensor.datatype}; it must be INT64.", param="datatype")
+
+
+def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
+    """The response's tensors, only the wanted ones and in that order when any are named.
+
+    Raises InvalidRequest for a name that the response does not have.
+    """
+    if not wanted:
+        return response.outputs
+    outputs = {tensor.name: tensor for tensor in response.outputs}
+    for name in wanted:
+        if name not in outputs:
+            raise InvalidRequest(
+                f"Unexpected inference output {name!r} for model {response.model_name!r}; it has {', '.join(outputs)}.",
+                param="outputs",
+            )
+    return [outputs[name] for name in wanted]
+
+
+def to_parameters(response: InferResponse) -> dict[str, int]:
+    """The response's own parameters: tokens_dropped, when truncation dropped any."""
+    return {"tokens_dropped": response.tokens_dropped} if response.tokens_dropped else {}
