@@ -7,7 +7,9 @@ KServe's runtime; what differs is said in docs/kserve.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 
@@ -19,16 +21,23 @@ def param(
     choices: tuple[str, ...] = (),
     env: str | None = None,
     aliases: tuple[str, ...] = (),
+    synonyms: Mapping[str, str] = MappingProxyType({}),
     minimum: float | None = None,
+    maximum: float | None = None,
+    empty: bool = False,
+    excludes: tuple[str, ...] = (),
     later: str | None = None,
+    later_choices: Mapping[str, str] = MappingProxyType({}),
     source: str = "modelserve",
 ) -> Any:
     """One row of the table.
 
     choices: allowed values (any case accepted, stored lower). env: another project's variable that is honoured when
-    MODELSERVE_<NAME> is not set. aliases: further flag names. minimum: smallest number allowed. later: the flag is
-    known, but what it belongs to is built in a later version: giving it is an error that says so with these words.
-    source: whose name and default this is.
+    MODELSERVE_<NAME> is not set. aliases: further flag names. synonyms: other spellings of a choice, stored as the
+    choice. minimum, maximum: smallest and largest number allowed. empty: whether the empty text is a value.
+    excludes: flags that cannot be true together with this one. later: the flag is known, but what it belongs to is
+    built in a later version: giving it is an error that says so with these words. later_choices: the same for single
+    values of a flag. source: whose name and default this is.
     """
     return field(
         default=default,
@@ -38,15 +47,22 @@ def param(
             "choices": choices,
             "env": env,
             "aliases": aliases,
+            "synonyms": synonyms,
             "minimum": minimum,
+            "maximum": maximum,
+            "empty": empty,
+            "excludes": excludes,
             "later": later,
+            "later_choices": later_choices,
             "source": source,
         },
     )
 
 
 _PREDICTOR = "the remote predictor"
-_M, _S, _T, _P, _L, _O = "Model", "Server", "Task", "Performance", "Logging", "Observed from KServe"
+_GENERATION = "generative tasks"
+_VLLM = "the vllm backend"
+_M, _S, _T, _P, _L, _O = "Model", "Server", "Task", "Performance", "Logging", "Known from KServe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,28 +93,25 @@ class Config:
         None,
         "ML task; inferred from the model's architecture when not given.",
         group=_M,
-        choices=(
-            "fill_mask",
-            "token_classification",
-            "sequence_classification",
-            "text_embedding",
-            "text_generation",
-            "text2text_generation",
-        ),
+        choices=("fill_mask", "token_classification", "sequence_classification", "text_embedding"),
+        aliases=("huggingface_task",),
+        later_choices={"text_generation": _GENERATION, "text2text_generation": _GENERATION},
         source="kserve",
     )
     backend: str = param(
         "auto",
         "What runs the forward passes.",
         group=_M,
-        choices=("auto", "huggingface", "vllm"),
+        choices=("auto", "huggingface"),
+        later_choices={"vllm": _VLLM},
         source="kserve",
     )
     dtype: str = param(
         "auto",
         "Data type of the weights in memory. auto: float32 for encoders; float is float32, half is float16.",
         group=_M,
-        choices=("auto", "float16", "float32", "bfloat16", "float", "half"),
+        choices=("auto", "float16", "float32", "bfloat16"),
+        synonyms={"float": "float32", "half": "float16"},
         source="kserve",
     )
     device: str = param(
@@ -127,7 +140,8 @@ class Config:
     )
     allow_pickle: bool = param(
         False,
-        "Load pickled weights (pytorch_model.bin) when there is no safetensors file. Unpickling runs code: only for files you trust.",
+        "Load pickled weights (pytorch_model.bin) when there is no safetensors file. Unpickling runs code: only for "
+        "files you trust.",
         group=_M,
     )
     # Tokenizer
@@ -145,7 +159,13 @@ class Config:
     )
     # Task
     return_probabilities: bool = param(False, "Answer with the probability of every class.", group=_T, source="kserve")
-    return_raw_logits: bool = param(False, "Answer with the raw logits of every class.", group=_T, source="kserve")
+    return_raw_logits: bool = param(
+        False,
+        "Answer with the raw logits of every class.",
+        group=_T,
+        excludes=("return_probabilities",),
+        source="kserve",
+    )
     return_offsets_mapping: bool = param(
         False, "token_classification: add the character offsets of each token.", group=_T, source="kserve"
     )
@@ -163,8 +183,12 @@ class Config:
     )
     # Server
     host: str = param("0.0.0.0", "Address to listen on, HTTP and gRPC.", group=_S)
-    http_port: int = param(8080, "HTTP port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve")
-    grpc_port: int = param(8081, "gRPC port; 0 takes a free one and tells it.", group=_S, minimum=0, source="kserve")
+    http_port: int = param(
+        8080, "HTTP port; 0 takes a free one and tells it.", group=_S, minimum=0, maximum=65535, source="kserve"
+    )
+    grpc_port: int = param(
+        8081, "gRPC port; 0 takes a free one and tells it.", group=_S, minimum=0, maximum=65535, source="kserve"
+    )
     enable_grpc: bool = param(True, "Serve gRPC.", group=_S, source="kserve")
     enable_docs_url: bool = param(True, "Serve /docs.", group=_S, source="kserve")
     enable_model_control: bool = param(False, "Allow load and unload over V2 and gRPC.", group=_S)
@@ -191,6 +215,7 @@ class Config:
         "Prefix of the OpenAI routes, beside the plain /v1.",
         group=_S,
         env="KSERVE_OPENAI_ROUTE_PREFIX",
+        empty=True,
         source="kserve",
     )
     event_loop: str = param(
@@ -199,16 +224,6 @@ class Config:
         group=_S,
         choices=("auto", "asyncio", "uvloop"),
         source="kserve",
-    )
-    max_threads: int = param(
-        4,
-        "Threads of KServe's gRPC executor. Accepted; gRPC runs on the event loop here.",
-        group=_O,
-        minimum=1,
-        source="kserve",
-    )
-    max_asyncio_workers: int | None = param(
-        None, "Threads of the event loop's default executor.", group=_O, minimum=1, source="kserve"
     )
     ce_merge: bool = param(
         False,
@@ -249,6 +264,7 @@ class Config:
         "Log level.",
         group=_L,
         choices=("debug", "info", "warning", "error", "critical"),
+        synonyms={"warn": "warning", "fatal": "critical"},
         env="KSERVE_LOGLEVEL",
         source="kserve",
     )
@@ -261,7 +277,8 @@ class Config:
     )
     access_log_format: str | None = param(
         None,
-        "Format of the request line, with {id} {api} {method} {path} {code} {texts} {tokens} {queue_ms} {inference_ms} {total_ms}.",
+        "Format of the request line, with {id} {api} {method} {path} {code} {texts} {tokens} {queue_ms} {inference_ms} "
+        "{total_ms}.",
         group=_L,
         source="kserve",
     )
@@ -276,7 +293,17 @@ class Config:
         minimum=0,
         source="kserve",
     )
-    # Later
+    # Known from KServe
+    max_threads: int = param(
+        4,
+        "Threads of KServe's gRPC executor. Accepted; gRPC runs on the event loop here.",
+        group=_O,
+        minimum=1,
+        source="kserve",
+    )
+    max_asyncio_workers: int | None = param(
+        None, "Threads of the event loop's default executor.", group=_O, minimum=1, source="kserve"
+    )
     predictor_host: str | None = param(
         None, "Remote predictor, host:port.", group=_O, later=_PREDICTOR, source="kserve"
     )

@@ -1,0 +1,106 @@
+"""The command `modelserve`: one function for each of its commands.
+
+Knows how commands are written, not what they do; what does it is imported when its command runs, so that `--help` is
+quick. Errors become one line on stderr: exit status 2 for a wrong command line, 1 for a model that cannot be served.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from modelserve import flags, registry
+from modelserve.environment import environment_defaults
+from modelserve.errors import ConfigError, LoadError
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+class _FlagsCommand(click.Command):
+    """A command whose flags are the parameter table: `modelserve.flags` reads them, the help shows them by group."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing and any(word in ctx.help_option_names for word in args):
+            click.echo(ctx.get_help())
+            ctx.exit()
+        ctx.params["argv"] = args
+        return []
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[--flag value]..."]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group, parameters in flags.by_group().items():
+            with formatter.section(group):
+                for parameter in parameters:
+                    _write_row(formatter, parameter)
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(package_name="modelserve", message="%(prog)s %(version)s")
+def modelserve() -> None:
+    """Serve Hugging Face models behind the standard inference APIs."""
+
+
+@modelserve.command(cls=_FlagsCommand)
+def serve(argv: list[str]) -> int:
+    """Serve one model over V1, V2, gRPC and OpenAI's API until SIGTERM or Ctrl-C.
+
+    \b
+    modelserve serve --model_id google-bert/bert-base-uncased
+    modelserve serve --model_dir ./model --model_name bert --http_port 9000
+
+    A flag is written with _ or -, as --flag value or --flag=value; a flag that is true or false may stand alone for
+    true. What the command line does not say is read from the environment variable named beside the flag.
+    """
+    config = flags.parse(argv, os.environ)
+    for warning in flags.unknown_variables(os.environ):
+        logging.getLogger("modelserve").warning(warning)
+    environment_defaults()
+    status: int = registry.load("modelserve.server:run")(config)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (sys.argv's when None is given) and return its exit status."""
+    try:
+        status: int | None = modelserve.main(argv, prog_name="modelserve", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except LoadError as error:
+        return _fail(error.message, 1)
+    except ConfigError as error:
+        return _fail(error.message, 2)
+    except click.Abort:  # click's name for Ctrl-C
+        return 130
+    return status or 0
+
+
+def _write_row(formatter: click.HelpFormatter, parameter: flags.Parameter) -> None:
+    """A flag, what it means, and in brackets what it may be, what it is by default, and its environment variables."""
+    plain_text = parameter.type is str and not parameter.choices
+    value = {int: " N", float: " N", str: " TEXT", tuple: " A,B,…", bool: ""}[parameter.type]
+    notes = [] if plain_text else [parameter.allowed]
+    if parameter.default not in (None, ()):
+        notes.append(f"default {flags.as_text(parameter.default)}")
+    notes.append(" or ".join(filter(None, [parameter.variables[0], parameter.env])))
+    if parameter.later_choices:
+        notes.append(f"later: {', '.join(parameter.later_choices)}")
+    if parameter.later:
+        notes.append(f"later, with {parameter.later}")
+    formatter.write_text(", ".join(f"--{name}" for name in parameter.names) + value)
+    with formatter.indentation(), formatter.indentation():
+        formatter.write_text(parameter.help)
+        formatter.write_text(f"[{'; '.join(notes)}]")
+
+
+def _fail(message: str, status: int) -> int:
+    print("modelserve: error:", " ".join(message.split()), file=sys.stderr)
+    return status

@@ -1,0 +1,36 @@
+"""The process environment: which MODELSERVE_ variables are whose, and what is set before libraries are imported.
+
+Knows no parameter; `modelserve.flags` reads those. Runs on the main thread, at start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import MutableMapping
+
+PREFIX = "MODELSERVE_"
+
+_RESERVED = re.compile(PREFIX + r"(HOME|TARGET|SECRET_KEY|TEST_\w+|WORKER_\w+)")
+"""Variables that are no flag: those of the SDK and the store, of the tests, and between a server and its workers."""
+
+_SERVICE_LINK = re.compile(PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
+
+def is_reserved(variable: str, value: str) -> bool:
+    """Whether a MODELSERVE_ variable is not a parameter, and rightly so.
+
+    Kubernetes gives each pod variables named after the services of its namespace: a service `modelserve-http` sets
+    MODELSERVE_HTTP_PORT to tcp://10.0.0.7:8080, which is nobody's wish for a port.
+    """
+    return bool(_RESERVED.fullmatch(variable) or _SERVICE_LINK.fullmatch(variable) or _SERVICE_URL.match(value))
+
+
+def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set what the libraries read when they are imported, unless it is set already. Call it before importing them."""
+    environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Set because KServe's runtime documents it. safetensors has not read it since 2023: it always takes the fast way.
+    environ.setdefault("SAFETENSORS_FAST_GPU", "1")
+    # The runtime tokenises on its own pool of threads; tokenizers' own pool beside it would fight for the same cores.
+    environ.setdefault("TOKENIZERS_PARALLELISM", "false")

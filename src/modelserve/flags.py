@@ -1,0 +1,255 @@
+"""Config from a command line, an environment or keywords, and back to a command line.
+
+All of it derives from the fields of `modelserve.config.Config`. Knows no command and no server; reads no environment
+but the mapping it is given. Pure functions, called at start.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from math import nan
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from modelserve.config import Config
+from modelserve.environment import PREFIX, is_reserved
+from modelserve.errors import ConfigError
+from modelserve.vllm_flags import OURS, is_vllm
+
+_TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
+_FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
+_FINITE = sys.float_info.max
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parameter:
+    """One row of the table, with its type. `modelserve.config.param` says what the other fields mean."""
+
+    name: str
+    type: type[Any]
+    """str, int, float, bool or tuple (of str)."""
+    default: Any
+    help: str
+    group: str
+    choices: tuple[str, ...]
+    env: str | None
+    aliases: tuple[str, ...]
+    synonyms: Mapping[str, str]
+    minimum: float | None
+    maximum: float | None
+    empty: bool
+    excludes: tuple[str, ...]
+    later: str | None
+    later_choices: Mapping[str, str]
+    source: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables, the one that wins first."""
+        ours = tuple(map(_variable, self.names))
+        return (*ours, self.env) if self.env else ours
+
+    @property
+    def allowed(self) -> str:
+        """What a value must be, as the end of a sentence."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type in (int, float):
+            number = "a whole number" if self.type is int else "a number"
+            if self.maximum is not None:
+                return f"{number} from {self.minimum:g} to {self.maximum:g}"
+            return number if self.minimum is None else f"{number} of at least {self.minimum:g}"
+        if self.type is bool:
+            return "true or false"
+        if self.type is tuple:
+            return "a comma-separated list"
+        return "a text" if self.empty else "a text that is not empty"
+
+
+def _parameters() -> Iterator[Parameter]:
+    hints = get_type_hints(Config)
+    for field in fields(Config):
+        hint = hints[field.name]
+        if isinstance(hint, UnionType):
+            (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+        yield Parameter(name=field.name, type=get_origin(hint) or hint, default=field.default, **field.metadata)
+
+
+PARAMETERS: tuple[Parameter, ...] = tuple(_parameters())
+_BY_NAME = {name: parameter for parameter in PARAMETERS for name in parameter.names}
+
+
+def by_group() -> dict[str, list[Parameter]]:
+    """The table by its groups, in order, for `--help` and the documentation."""
+    groups: dict[str, list[Parameter]] = {}
+    for parameter in PARAMETERS:
+        groups.setdefault(parameter.group, []).append(parameter)
+    return groups
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """The configuration that a command line and an environment ask for.
+
+    The command line wins over MODELSERVE_<NAME>, that over another project's variable, that over the default; of a
+    flag that is repeated the last counts. Raises ConfigError with one sentence for whoever wrote the command.
+    """
+    given = {parameter: (said, text) for parameter, said, text in _from_environ(environ)}
+    given |= {parameter: (said, text) for parameter, said, text in _from_argv(argv)}
+    return _checked({parameter.name: _value(parameter, said, text) for parameter, (said, text) in given.items()})
+
+
+def from_keywords(**keywords: Any) -> Config:
+    """The configuration that Python keywords ask for; values of the field's type, or text. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for keyword, value in keywords.items():
+        parameter = _BY_NAME.get(keyword)
+        if parameter is None:
+            raise ConfigError(_unknown("keyword", keyword, keyword, str))
+        if parameter.name in values:
+            raise ConfigError(f"{' and '.join(parameter.names)} are one parameter; give only one of them")
+        values[parameter.name] = _from_python(parameter, keyword, value)
+    return _checked(values)
+
+
+def to_args(config: Config) -> list[str]:
+    """The command line that gives this configuration: one word for each value that is not the default."""
+    values = ((parameter, getattr(config, parameter.name)) for parameter in PARAMETERS)
+    return [f"--{parameter.name}={as_text(value)}" for parameter, value in values if value != parameter.default]
+
+
+def as_text(value: Any) -> str:
+    """A value of the table as it is written on a command line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each MODELSERVE_ variable that is nobody's: most likely a misspelling, and worth a warning."""
+    return [
+        _unknown("variable", variable, name, _variable) + " It has no effect." for variable, name in _strangers(environ)
+    ]
+
+
+def _from_argv(argv: Sequence[str]) -> Iterator[tuple[Parameter, str, str]]:
+    """(parameter, flag as typed, value as typed) in order."""
+    words = deque(argv)
+    while words:
+        flag, equals, value = words.popleft().partition("=")
+        if not _is_flag(flag):
+            raise ConfigError(f"unexpected argument {flag + equals + value!r}; a flag starts with --")
+        name = flag.removeprefix("--").replace("-", "_")
+        parameter = _BY_NAME.get(name) if flag.startswith("--") else None
+        if parameter is None:
+            raise ConfigError(_unknown("flag", flag, name.lstrip("_"), "--{}".format))
+        if not equals and words and not _is_flag(words[0]):
+            value = words.popleft()
+        elif not equals and parameter.type is bool:
+            value = "true"
+        elif not equals:
+            raise ConfigError(f"{flag} needs a value, {parameter.allowed}")
+        yield parameter, flag, value
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag and not a value: -1 and a lone dash are values."""
+    return re.match(r"--|-[^\d.]", word) is not None
+
+
+def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[Parameter, str, str]]:
+    """(parameter, variable, value). An empty variable counts as not set, except where empty is a value."""
+    for variable, name in _strangers(environ):
+        if is_vllm("--" + name):
+            raise ConfigError(_unknown("variable", variable, name, _variable))
+    for parameter in PARAMETERS:
+        for variable in parameter.variables:
+            value = environ.get(variable, "")
+            if (value or (parameter.empty and variable in environ)) and not is_reserved(variable, value):
+                yield parameter, variable, value
+                break
+
+
+def _strangers(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(variable, name in lower case) for each MODELSERVE_ variable that is neither a parameter nor reserved."""
+    known = {variable for parameter in PARAMETERS for variable in parameter.variables}
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX) and variable not in known and not is_reserved(variable, value):
+            yield variable, variable.removeprefix(PREFIX).lower()
+
+
+def _from_python(parameter: Parameter, keyword: str, value: Any) -> Any:
+    if value is None and parameter.default is None:
+        return None
+    if parameter.later and as_text(value) == as_text(parameter.default):
+        return parameter.default
+    if parameter.type is str and not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{keyword} is {value!r}; it must be {parameter.allowed}")
+    return _value(parameter, keyword, as_text(value))
+
+
+def _value(parameter: Parameter, said: str, text: str) -> Any:
+    """`text` as a value of the parameter's type. `said` is where it came from: a flag, a variable or a keyword."""
+    word = text.strip().lower()
+    later = parameter.later or parameter.later_choices.get(word)
+    if later:
+        raise ConfigError(_belongs(said if parameter.later else f"{said}={word}", later))
+    if parameter.choices:
+        choice = parameter.synonyms.get(word, word)
+        if choice in parameter.choices:
+            return choice
+    elif parameter.type is bool:
+        if word in _TRUE or word in _FALSE:
+            return word in _TRUE
+    elif parameter.type in (int, float):
+        try:
+            number = parameter.type(word)
+        except ValueError:
+            number = nan
+        low = -_FINITE if parameter.minimum is None else parameter.minimum
+        high = _FINITE if parameter.maximum is None else parameter.maximum
+        if low <= number <= high:
+            return number
+    elif parameter.type is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    elif text or parameter.empty:
+        return text
+    raise ConfigError(f"{said} is {text!r}; it must be {parameter.allowed}")
+
+
+def _checked(values: dict[str, Any]) -> Config:
+    config = Config(**values)
+    for parameter in PARAMETERS:
+        for other in parameter.excludes:
+            if getattr(config, parameter.name) and getattr(config, other):
+                raise ConfigError(f"--{other} and --{parameter.name} exclude each other; give only one of them")
+    return config
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _unknown(kind: str, said: str, name: str, spelled: Callable[[str], str]) -> str:
+    """What to say of a name that is not in the table; `spelled` is how a name of the table is written there."""
+    vllm = is_vllm(said if said.startswith("-") else "--" + name)
+    wrong = _belongs(said, "the vllm backend") if vllm else f"unknown {kind} {said}"
+    near = [OURS[name]] if name in OURS else [] if vllm else get_close_matches(name.lower(), _BY_NAME, n=1)
+    if near:
+        return f"{wrong}; did you mean {spelled(near[0])}?"
+    return wrong if vllm else f"{wrong}; `modelserve serve --help` lists what there is"
+
+
+def _belongs(said: str, later: str) -> str:
+    return f"{said} belongs to {later}, which this version does not have"
