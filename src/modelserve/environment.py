@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 
 PREFIX = "MODELSERVE_"
 
-_RESERVED = re.compile(PREFIX + r"(HOME|TARGET|SECRET_KEY|TEST_\w+|WORKER_\w+)")
+_RESERVED = re.compile(PREFIX + r"(HOME|TARGET|SECRET_KEY|PORTS_FILE|TEST_\w+|WORKER_\w+)")
 """Variables that are no flag: those of the SDK and the store, of the tests, and between a server and its workers."""
 
 _SERVICE_LINK = re.compile(PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

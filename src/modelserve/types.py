@@ -56,11 +56,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What a protocol understood of the bytes.
-
-    `tensors` asks for the raw answer of the network (V2 with input_ids): `logits` or `last_hidden_state` per input,
-    instead of the task's prediction.
-    """
+    """What a protocol understood of the bytes."""
 
     model_name: str
     instances: list[Instance]
@@ -72,6 +68,8 @@ class InferRequest:
     """What the answer is wanted as: JSON values (V1, OpenAI) or named tensors (V2, gRPC)."""
     raw: bool = False
     """V2 with input_ids: the network's own logits or last_hidden_state, not the task's prediction."""
+    raw_length: int = 0
+    """With raw: columns of the input_ids that came, padding included; the answer has as many."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

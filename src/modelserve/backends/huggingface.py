@@ -42,7 +42,7 @@ class HuggingFaceBackend:
         head: layouts.Head,
         max_length: int,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str | None = None,
         threads: int | None = None,
         max_batch_tokens: int | None = None,
         trust_remote_code: bool = False,
@@ -55,6 +55,7 @@ class HuggingFaceBackend:
         Raises LoadError when the device is not there, the weights do not fit the task or cannot be read.
         """
         self.device = _device(device)
+        dtype = _dtype(dtype, self.device)
         self.threads = threads or _cores()
         if self.device.type == "cpu":
             torch.set_num_threads(self.threads)
@@ -183,6 +184,13 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise LoadError("--device cuda: this machine has no usable CUDA device; take --device auto or cpu")
     return torch.device(name)
+
+
+def _dtype(name: str | None, device: torch.device) -> str:
+    """Encoders default to float32; auto is the seed's: float16 on a GPU, float32 without one."""
+    if name == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    return name or "float32"
 
 
 def _cores() -> int:

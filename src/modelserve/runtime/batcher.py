@@ -1,0 +1,258 @@
+"""Waiting texts to answers: one queue, one thread per backend stream, one forward pass after another.
+
+The reply travels with the request: each Entry holds the Reply of its request, and every accepted entry is answered
+with its output, its own error, or shutdown. `reserve` and `Reply` belong to the event loop, `put` to any thread, the
+streams to threads of their own. Knows no task and no protocol; what goes into a batch is decided in runtime/queue.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+
+from modelserve.backends.base import Backend, DeviceLost, OutOfMemory, Reduce
+from modelserve.errors import InferenceFailed, ModelServeError, NotReady, Overloaded
+from modelserve.runtime import metrics
+from modelserve.runtime.queue import next_batch
+from modelserve.types import Encoding, Output, Timings
+
+log = logging.getLogger(__name__)
+
+
+class Reply:
+    """The answer to one request, filled text by text. Lives on the event loop; only `cancelled` is read elsewhere."""
+
+    __slots__ = ("cancelled", "encodings", "future", "loop", "outputs", "remaining", "timings", "waiting")
+
+    def __init__(self, texts: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[Output]] = self.loop.create_future()
+        self.encodings: Sequence[Encoding] = ()
+        self.outputs: list[Output] = [None] * texts
+        self.remaining = texts
+        self.waiting = texts
+        """Texts that count towards the queue's size: accepted, in no pass yet."""
+        self.timings = Timings()
+        self.cancelled = False
+
+    def fail(self, error: ModelServeError) -> None:
+        """The first error answers the request; the rest of its texts are dropped from the queue."""
+        self.cancelled = True
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def fill(self, index: int, output: Output) -> None:
+        self.outputs[index] = output
+        self.remaining -= 1
+        if not self.remaining and not self.future.done():
+            self.future.set_result(self.outputs)
+
+
+class Entry:
+    """One text in the queue."""
+
+    __slots__ = ("encoding", "index", "length", "put_at", "reply")
+
+    def __init__(self, encoding: Encoding, reply: Reply, index: int, put_at: float) -> None:
+        self.encoding = encoding
+        self.reply = reply
+        self.index = index
+        self.length = len(encoding)
+        self.put_at = put_at
+
+    @property
+    def cancelled(self) -> bool:
+        return self.reply.cancelled
+
+
+class Batcher:
+    """The queue of one model and the threads that empty it."""
+
+    def __init__(self, backend: Backend, reduce: Reduce, *, max_queue_size: int) -> None:
+        self._backend = backend
+        self._reduce = reduce
+        self._max_queue_size = max_queue_size
+        self._queue: list[Entry] = []
+        self._changed = threading.Condition()
+        self._size = 0
+        self._closed = False
+        self._running: dict[int, float] = {}
+        self._tokens_per_s = 0.0
+        self.lost = False
+        """The device will not compute again; liveness turns false."""
+        self._threads = [
+            threading.Thread(target=self._stream, args=(n,), name=f"modelserve-stream-{n}", daemon=True)
+            for n in range(backend.limits.streams)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def reserve(self, texts: int) -> Reply:
+        """Accept a request of so many texts, or raise Overloaded (with when to come back) or NotReady."""
+        with self._changed:
+            if self._closed or self.lost:
+                raise NotReady("the server is shutting down" if self._closed else "the device has failed")
+            if self._size + texts > self._max_queue_size:
+                raise Overloaded(
+                    f"{self._size} texts are waiting and {texts} more do not fit the queue of {self._max_queue_size} "
+                    "(--max_queue_size); come back later",
+                    retry_after_s=self._drain_s(),
+                )
+            self._size += texts
+            metrics.queue_size.inc(texts)
+        return Reply(texts)
+
+    def put(self, encodings: Sequence[Encoding], reply: Reply) -> None:
+        """The texts of an accepted request, tokenised; from any thread."""
+        now = time.monotonic()
+        reply.encodings = encodings
+        with self._changed:
+            if self._closed or self.lost:
+                _answer(reply, NotReady("the server is shutting down" if self._closed else "the device has failed"))
+                return
+            if reply.cancelled:
+                return
+            self._queue.extend(Entry(encoding, reply, i, now) for i, encoding in enumerate(encodings))
+            self._changed.notify()
+
+    def release(self, reply: Reply) -> None:
+        """Nobody waits for this request any more (or it is done): free what it holds of the queue."""
+        reply.cancelled = True
+        with self._changed:
+            self._leave(reply, reply.waiting)
+
+    def stuck_s(self) -> float:
+        """Seconds that the longest running pass has taken so far."""
+        started = min(self._running.values(), default=None)
+        return 0.0 if started is None else time.monotonic() - started
+
+    def busy(self) -> bool:
+        """Somebody is waiting or computed for."""
+        return self._size > 0 or bool(self._running)
+
+    def close(self) -> None:
+        """Stop accepting; answer what still waits with NotReady; let running passes end."""
+        with self._changed:
+            self._closed = True
+            waiting, self._queue = self._queue, []
+            self._changed.notify_all()
+        for entry in waiting:
+            _answer(entry.reply, NotReady("the server is shutting down"))
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the streams to end; false when one does not."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _leave(self, reply: Reply, texts: int) -> None:
+        reply.waiting -= texts
+        self._size -= texts
+        metrics.queue_size.dec(texts)
+
+    def _drain_s(self) -> int:
+        """Seconds, at the last measured rate, until the queue is empty; 1 to 60."""
+        waiting = sum(entry.length for entry in self._queue)
+        return min(60, max(1, math.ceil(waiting / self._tokens_per_s))) if self._tokens_per_s else 1
+
+    def _stream(self, number: int) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                batch = self._take()
+                if not batch:
+                    continue
+                alone = not self._running and not self._queue
+                self._running[number] = time.monotonic()
+            try:
+                self._run(batch, alone)
+            finally:
+                with self._changed:
+                    del self._running[number]
+
+    def _take(self) -> list[Entry]:
+        chosen, dropped = next_batch(self._queue, self._backend.limits)
+        batch = [self._queue[i] for i in chosen]
+        if len(chosen) + len(dropped) == len(self._queue):
+            self._queue = []
+        else:
+            gone = {*chosen, *dropped}
+            self._queue = [entry for i, entry in enumerate(self._queue) if i not in gone]
+        for entry in batch:
+            if not entry.reply.cancelled:  # a release since then has counted it already
+                self._leave(entry.reply, 1)
+        return batch
+
+    def _run(self, batch: list[Entry], alone: bool) -> None:
+        """One pass; on failure smaller ones, so that only the text that cannot be computed fails."""
+        started = time.monotonic()
+        failure = "the model failed on this input"
+        try:
+            outputs = self._backend.forward([entry.encoding for entry in batch], self._reduce, alone=alone)
+        except DeviceLost:
+            log.exception("the device has failed; liveness turns false")
+            self._lose(batch)
+            return
+        except OutOfMemory as error:
+            log.warning("out of memory with %d texts of %d tokens: %s", len(batch), _tokens(batch), error)
+            failure = f"the device has no memory for an input of {batch[0].length} tokens"
+        except BaseException:  # custom model code may raise anything; this thread must outlive it
+            log.exception("a forward pass over %d texts of %d tokens failed", len(batch), _tokens(batch))
+        else:
+            self._deliver(batch, outputs, started, time.monotonic())
+            return
+        if len(batch) == 1:
+            _answer(batch[0].reply, InferenceFailed(failure))
+            return
+        middle = len(batch) // 2
+        self._run(batch[:middle], alone)
+        self._run(batch[middle:], alone)
+
+    def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
+        tokens = _tokens(batch)
+        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * tokens / max(ended - started, 1e-6)
+        metrics.batch_size.observe(len(batch))
+        metrics.batch_tokens.observe(tokens)
+        try:
+            batch[0].reply.loop.call_soon_threadsafe(_fill, batch, outputs, started, ended)
+        except RuntimeError:  # the loop is closed: the process is ending and nobody waits
+            log.debug("an answer came after the event loop had closed")
+
+    def _lose(self, batch: list[Entry]) -> None:
+        with self._changed:
+            self.lost = True
+            waiting, self._queue = self._queue, []
+        for entry in [*batch, *waiting]:
+            _answer(entry.reply, InferenceFailed("the device has failed; this server must be restarted"))
+
+
+def _tokens(batch: list[Entry]) -> int:
+    return sum(entry.length for entry in batch)
+
+
+def _answer(reply: Reply, error: ModelServeError) -> None:
+    """Fail a request from any thread."""
+    try:
+        reply.loop.call_soon_threadsafe(reply.fail, error)
+    except RuntimeError:
+        log.debug("an error came after the event loop had closed: %s", error)
+
+
+def _fill(batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
+    """On the event loop: hand each entry its output and its request the times."""
+    seen: set[int] = set()
+    for entry, output in zip(batch, outputs, strict=True):
+        reply = entry.reply
+        if id(reply) not in seen:
+            seen.add(id(reply))
+            reply.timings.queue_s = max(reply.timings.queue_s, started - entry.put_at)
+            reply.timings.inference_s += ended - started
+        reply.fill(entry.index, output)

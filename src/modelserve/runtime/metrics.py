@@ -1,0 +1,50 @@
+"""Every metric, declared once. Knows no protocol; read by /metrics.
+
+Names: KServe's four histograms, and modelserve_<thing>_<unit>. With --workers several processes write to the
+directory of PROMETHEUS_MULTIPROC_DIR (set before this module is imported) and any of them answers for all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_KSERVE = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_POWERS = tuple(2.0**n for n in range(15))
+
+preprocess_seconds = Histogram(
+    "request_preprocess_seconds", "pre-process request latency", ["model_name"], buckets=_KSERVE
+)
+predict_seconds = Histogram("request_predict_seconds", "predict request latency", ["model_name"], buckets=_KSERVE)
+postprocess_seconds = Histogram(
+    "request_postprocess_seconds", "post-process request latency", ["model_name"], buckets=_KSERVE
+)
+explain_seconds = Histogram("request_explain_seconds", "explain request latency", ["model_name"], buckets=_KSERVE)
+
+requests = Counter("modelserve_requests", "Finished requests", ["api", "task", "code"])
+request_seconds = Histogram(
+    "modelserve_request_duration_seconds", "From the request's head to its answer", ["api"], buckets=_SECONDS
+)
+queue_seconds = Histogram("modelserve_queue_duration_seconds", "Waiting for a forward pass", buckets=_SECONDS)
+tokenization_seconds = Histogram("modelserve_tokenization_duration_seconds", "Tokenizing a request", buckets=_SECONDS)
+inference_seconds = Histogram("modelserve_inference_duration_seconds", "Forward passes of a request", buckets=_SECONDS)
+queue_size = Gauge("modelserve_queue_size", "Texts accepted and in no pass yet", multiprocess_mode="livesum")
+batch_size = Histogram("modelserve_batch_size", "Texts of a forward pass", buckets=_POWERS)
+batch_tokens = Histogram("modelserve_batch_tokens", "Tokens of a forward pass", buckets=_POWERS)
+tokens = Counter("modelserve_tokens", "Tokens read, special tokens included")
+tokens_truncated = Counter("modelserve_tokens_truncated", "Tokens cut off because a text was too long")
+load_seconds = Gauge("modelserve_model_load_seconds", "From start to ready", multiprocess_mode="livemax")
+
+
+def render(accept: str = "") -> tuple[bytes, str]:
+    """The metrics and their content type, in the exposition format that the Accept header asks for."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -1,0 +1,76 @@
+"""Which waiting texts go into the next forward pass: a pure function of the queue. No clock, no lock, no I/O, no torch.
+
+The oldest text always goes (nobody starves), with the texts nearest to its length: equal lengths share a block of
+attention when packed and pad nothing when padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from modelserve.backends.base import Limits
+
+
+class Waiting(Protocol):
+    """What the policy sees of an entry."""
+
+    @property
+    def length(self) -> int:
+        """Tokens."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+
+def next_batch(waiting: Sequence[Waiting], limits: Limits) -> tuple[list[int], list[int]]:
+    """Indices into `waiting` (oldest first) that form the next batch, and those to drop because nobody waits for them.
+
+    The batch is never empty while somebody waits; it exceeds the budget only by being one text.
+    """
+    dropped = [i for i, entry in enumerate(waiting) if entry.cancelled]
+    alive = [i for i, entry in enumerate(waiting) if not entry.cancelled] if dropped else range(len(waiting))
+    if not alive:
+        return [], dropped
+    oldest = alive[0]
+    length = waiting[oldest].length
+    if limits.layout == "single":
+        return [oldest], dropped
+    budget = limits.max_batch_tokens
+    if limits.layout == "equal":
+        same = [i for i in alive if waiting[i].length == length]
+        return same[: max(1, budget // max(1, length))], dropped
+    total = sum(waiting[i].length for i in alive)
+    if limits.layout == "packed" and total <= budget:
+        return list(alive), dropped
+    return _around(waiting, alive, oldest, limits), dropped
+
+
+def _around(waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, limits: Limits) -> list[int]:
+    """A run of the texts sorted by length that contains the oldest one and fits the budget."""
+    order = sorted(alive, key=lambda i: waiting[i].length)
+    lengths = [waiting[i].length for i in order]
+    left = right = order.index(oldest)
+    tokens = lengths[left]
+    padded = limits.layout == "padded"
+    while left > 0 or right < len(order) - 1:
+        shorter = lengths[left] - lengths[left - 1] if left > 0 else None
+        longer = lengths[right + 1] - lengths[right] if right < len(order) - 1 else None
+        grow = shorter is None or (longer is not None and longer < shorter)
+        candidate = lengths[right + 1] if grow else lengths[left - 1]
+        count = right - left + 2
+        cost = count * max(lengths[right], candidate) if padded else tokens + candidate
+        if cost > limits.max_batch_tokens:
+            if not grow or shorter is None:
+                break
+            candidate = lengths[left - 1]  # no room for a longer one; a shorter one may still fit
+            cost = count * lengths[right] if padded else tokens + candidate
+            if cost > limits.max_batch_tokens:
+                break
+            grow = False
+        tokens += candidate
+        if grow:
+            right += 1
+        else:
+            left -= 1
+    return sorted(order[left : right + 1])

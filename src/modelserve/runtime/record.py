@@ -1,0 +1,59 @@
+"""The one place where a finished request is counted and logged. Knows no protocol; runs on the event loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from modelserve.config import Config
+from modelserve.runtime import metrics
+from modelserve.types import InferResponse, Instance
+
+log = logging.getLogger("modelserve.request")
+
+
+def record(
+    config: Config,
+    *,
+    api: str,
+    task: str | None,
+    code: str,
+    id: str,
+    total_s: float,
+    method: str = "",
+    path: str = "",
+    texts: int = 0,
+    response: InferResponse | None = None,
+    request_texts: Sequence[Instance] = (),
+) -> None:
+    """Count a finished request and write its line.
+
+    code: the HTTP status or the gRPC status's name. request_texts are logged only where --disable_log_requests=false
+    says so, each cut to --max_log_len characters.
+    """
+    metrics.requests.labels(api, task or "", code).inc()
+    metrics.request_seconds.labels(api).observe(total_s)
+    if not config.enable_latency_logging or not log.isEnabledFor(logging.INFO):
+        return
+    timings = response.timings if response is not None else None
+    fields = {
+        "id": id,
+        "api": api,
+        "method": method,
+        "path": path,
+        "code": code,
+        "texts": texts,
+        "tokens": sum(response.tokens) if response is not None else 0,
+        "queue_ms": round(timings.queue_s * 1e3, 2) if timings else 0,
+        "inference_ms": round(timings.inference_s * 1e3, 2) if timings else 0,
+        "total_ms": round(total_s * 1e3, 2),
+    }
+    if config.access_log_format:
+        line = config.access_log_format.format_map(fields)
+    else:
+        line = " ".join(f"{name}={value}" for name, value in fields.items() if value != "")
+    if not config.disable_log_requests and request_texts:
+        shown = [str(text)[: config.max_log_len] for text in request_texts]
+        fields["request_texts"] = shown
+        line = f"{line} request_texts={shown!r}"
+    log.info(line, extra={"fields": fields})

@@ -1,0 +1,180 @@
+"""Texts to Encodings and back, through the Rust tokenizer directly. Knows no task and no queue.
+
+Called from the tokenizer's threads (runtime/model.py); one instance serves them all, the Rust side releases the GIL.
+Too long a text is cut or refused here, before any queue, and what was cut is counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import AutoTokenizer
+
+from modelserve.errors import InvalidRequest, LoadError
+from modelserve.types import Encoding, Instance, Params, TextPair, TokenIds
+
+
+class Tokenizer:
+    """A model's tokenizer. Fulfils tasks.base.Tokenize."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_length: int,
+        keep_case: bool = False,
+        special_tokens: bool = True,
+        type_ids: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Load the tokenizer of `path`, as transformers does.
+
+        keep_case: never lower-case. special_tokens: add the model's own. type_ids: give token type ids even where the
+        tokenizer does not list them as an input. Raises LoadError.
+        """
+        try:
+            loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
+        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+            first = (str(error).strip().splitlines() or ["unreadable"])[0]
+            raise LoadError(f"the tokenizer of {path.name} cannot be loaded: {first}") from error
+        rust = getattr(loaded, "backend_tokenizer", None)
+        if not isinstance(rust, tokenizers.Tokenizer):
+            raise LoadError(f"the tokenizer of {path.name} has no fast (tokenizers) form")
+        text = rust.to_str()
+        self._rust = _plain(_with_case(text) if keep_case else text)
+        self._side: str = loaded.truncation_side
+        self._cutting: dict[str, tokenizers.Tokenizer] = {}
+        self._special_tokens = special_tokens
+        self._type_ids = type_ids or "token_type_ids" in loaded.model_input_names
+        self._special_ids = frozenset(loaded.all_special_ids)
+        self._decode = loaded.decode
+        self.max_length = max_length
+        self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
+        self.mask_token: str | None = loaded.mask_token
+        self.mask_token_id: int | None = loaded.mask_token_id if loaded.mask_token else None
+
+    def __call__(self, instances: Sequence[Instance], params: Params, *, offsets: bool = False) -> list[Encoding]:
+        """Encodings in order.
+
+        Raises InvalidRequest for an input of no tokens, for ids that the vocabulary lacks, and for one that is longer
+        than `max_length` when `params.truncation` is false.
+        """
+        if any(isinstance(instance, TokenIds) for instance in instances):
+            return [
+                self._of_ids(instance, index, params)
+                if isinstance(instance, TokenIds)
+                else self([instance], params, offsets=offsets)[0]
+                for index, instance in enumerate(instances)
+            ]
+        texts = [tuple(i) if isinstance(i, TextPair) else i for i in instances]
+        found = self._encode(self._rust, texts, offsets)
+        encodings = []
+        for index, encoding in enumerate(found):
+            length = len(encoding)
+            if length > self.max_length:
+                encoding = self._cut(texts[index], index, length, params, offsets)
+            elif length == 0:
+                raise InvalidRequest(f"input {index} has no tokens")
+            encodings.append(self._ours(encoding, instances[index], length - len(encoding), offsets))
+        return encodings
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._decode(list(ids))
+        return text
+
+    def token(self, id: int) -> str:
+        token: str | None = self._rust.id_to_token(id)
+        return token if token is not None else ""
+
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self._rust.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def vocabulary_id(self, token: str) -> int | None:
+        id: int | None = self._rust.token_to_id(token)
+        return id
+
+    def _encode(self, rust: tokenizers.Tokenizer, texts: list[Any], offsets: bool) -> list[tokenizers.Encoding]:
+        encode = rust.encode_batch if offsets else rust.encode_batch_fast
+        found: list[tokenizers.Encoding] = encode(texts, add_special_tokens=self._special_tokens)
+        return found
+
+    def _cut(self, text: Any, index: int, length: int, params: Params, offsets: bool) -> tokenizers.Encoding:
+        truncation = True if params.truncation is None else params.truncation
+        if truncation is False:
+            raise InvalidRequest(
+                f"input {index} has {length} tokens, the model takes at most {self.max_length}; "
+                "shorten it or allow truncation",
+                param="truncation",
+            )
+        side = self._side if truncation is True else truncation
+        rust = self._cutting.get(side)
+        if rust is None:
+            rust = _plain(self._rust.to_str())
+            rust.enable_truncation(self.max_length, direction=side)
+            self._cutting[side] = rust
+        return self._encode(rust, [text], offsets)[0]
+
+    def _ours(self, found: tokenizers.Encoding, instance: Instance, dropped: int, offsets: bool) -> Encoding:
+        return Encoding(
+            ids=found.ids,
+            type_ids=found.type_ids if self._type_ids else None,
+            offsets=found.offsets if offsets else None,
+            word_ids=found.word_ids if offsets else None,
+            special=found.special_tokens_mask if offsets else None,
+            text=instance if isinstance(instance, str) else "",
+            dropped=dropped,
+        )
+
+    def _of_ids(self, instance: TokenIds, index: int, params: Params) -> Encoding:
+        ids, type_ids = list(instance.ids), instance.type_ids
+        if not ids:
+            raise InvalidRequest(f"input {index} has no tokens")
+        wrong = next((id for id in ids if not 0 <= id < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"input {index} has the token id {wrong}, the vocabulary has ids from 0 to {self.vocab_size - 1}"
+            )
+        dropped = len(ids) - self.max_length
+        if dropped > 0:
+            if params.truncation is False:
+                raise InvalidRequest(
+                    f"input {index} has {len(ids)} tokens, the model takes at most {self.max_length}; "
+                    "shorten it or allow truncation",
+                    param="truncation",
+                )
+            end = ids[-1:] if ids[-1] in self._special_ids else []
+            ids = ids[: self.max_length - len(end)] + end
+            type_ids = type_ids and type_ids[: len(ids)]
+        special = [int(id in self._special_ids) for id in ids]
+        return Encoding(ids=ids, type_ids=type_ids, special=special, dropped=max(0, dropped))
+
+
+def _plain(text: str) -> tokenizers.Tokenizer:
+    """A tokenizer without padding and truncation, whatever was saved with it."""
+    rust = tokenizers.Tokenizer.from_str(text)
+    rust.no_padding()
+    rust.no_truncation()
+    return rust
+
+
+def _with_case(text: str) -> str:
+    """The tokenizer's JSON without any lower-casing step."""
+    data = json.loads(text)
+    data["normalizer"] = _without_lower(data.get("normalizer"))
+    return json.dumps(data)
+
+
+def _without_lower(step: Any) -> Any:
+    if step is None or step["type"] == "Lowercase":
+        return None
+    if step["type"] == "BertNormalizer":
+        return {**step, "lowercase": False}
+    if step["type"] == "Sequence":
+        steps = [kept for s in step["normalizers"] if (kept := _without_lower(s)) is not None]
+        return {**step, "normalizers": steps}
+    return step
