@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 class Tokenize(Protocol):
-    """The tokenizer as a task sees it (runtime/tokenizer.py)."""
+    """The tokenizer as a task sees it (runtime/tokenizer.py). May be called from several threads at once."""
 
     mask_token: str | None
     mask_token_id: int | None
+    pad_token_id: int | None
+    unknown_token_id: int | None
+    vocab_size: int
+    marks_subwords: bool
+    """Whether tokens within a word carry a prefix, as WordPiece's `##`."""
 
     def __call__(
         self,
@@ -31,7 +36,11 @@ class Tokenize(Protocol):
     ) -> list[Encoding]:
         """Encodings in order; truncates as `params.truncation` says. Raises InvalidRequest for a text too long."""
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Text of the ids, as transformers' `decode` gives it."""
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of the tokens, as transformers' `convert_tokens_to_string` gives it."""
 
     def token(self, id: int) -> str: ...
 
@@ -63,9 +72,9 @@ class States(Protocol):
 
 
 class Task(Protocol):
-    """One ML task, built once for a model as `Task(config: Config, info: ModelInfo)`.
+    """One ML task, built once for a model as `Task(config: Config, info: ModelInfo, tokenize: Tokenize)`.
 
-    The constructor raises LoadError when the flags and the model's config.json contradict the task.
+    The constructor raises LoadError when the flags, the model's files or the tokenizer contradict the task.
     """
 
     name: str
@@ -74,12 +83,14 @@ class Task(Protocol):
     auto_class: str
     """The transformers class that loads a model with this task's head, such as AutoModelForMaskedLM."""
 
-    def preprocess(self, instances: Sequence[Instance], params: Params, tokenize: Tokenize) -> list[Encoding]: ...
+    def preprocess(self, instances: Sequence[Instance], params: Params) -> list[Encoding]:
+        """One Encoding per instance. Raises InvalidRequest for what the task cannot answer."""
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         """One Output per encoding, on the host; None for those with `raw` set. Never a Python loop per token."""
 
-    def postprocess(self, output: Output, encoding: Encoding, params: Params) -> Any: ...
+    def postprocess(self, output: Output, encoding: Encoding, params: Params) -> Any:
+        """The value of one input. Takes microseconds, but milliseconds where a parameter asks for much."""
 
     def predictions(self, values: list[Any], encodings: Sequence[Encoding], params: Params) -> list[Any]:
         """V1's entries, one per input, from what `postprocess` gave."""
