@@ -44,6 +44,9 @@ format: .venv/.dev ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/.dev ## write again what is generated (docs/parameters.md)
+	$(BIN)/python tools/parameters.py
+
 constraints: ## pin today's newest version of every dependency but torch
 	rm -rf .venvs/constraints && $(PYTHON) -m venv .venvs/constraints
 	.venvs/constraints/bin/python -m pip install --quiet "$$(grep -m1 ^torch== constraints.txt)" '.[dev]'

@@ -1,0 +1,185 @@
+"""The code blocks of a Markdown page, and a reader who runs them from top to bottom.
+
+A block's language says what it must prove:
+  bash     runs, exit status 0. One that starts `modelserve serve` is what the reader types in a terminal of its own:
+           it must get ready, and serves the blocks below it until the next such block.
+  python   runs, exit status 0.
+  json     parses. Right after a bash block it is what that block prints: same keys, same types, lists may be shortened.
+  yaml     parses.
+  text     is only read.
+Ports 8080 and 8081 of a page are replaced by the free ones that the server took. Knows no page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parent.parent
+LANGUAGES = ("bash", "python", "json", "yaml", "text")
+SERVE = re.compile(r"(\w+=\S+ )*(modelserve|python -m (modelserve|huggingfaceserver)) ")
+BLOCK_S, READY_S, STOP_S = 60, 60, 60
+
+MAKE = {"make test": "make --dry-run test", "make demo": "make demo ARGS=--once"}
+"""A test does not run all tests, and the demo must end; what `make test` would do is shown to be well formed."""
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order; `line` is where the fence opens."""
+    name = str(page.relative_to(ROOT))
+    return [
+        Block(name, token.map[0] + 1, token.info.strip(), token.content)
+        for token in MarkdownIt().parse(page.read_text(encoding="utf-8"))
+        if token.type == "fence" and token.map is not None
+    ]
+
+
+class Reader:
+    """Someone who works through a page: one terminal for the server, one for everything else.
+
+    python: the interpreter of the environment in which modelserve is installed.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
+        self.folder = folder
+        self.python = python
+        self.environment = os.environ | environment | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+        self.server: subprocess.Popen[bytes] | None = None
+        self.ports: dict[str, int] = {}
+        self.printed: str | None = None
+        """What the last block printed, when it was a bash block."""
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def read(self, block: Block) -> None:
+        """Run or check one block; AssertionError names it."""
+        assert block.language in LANGUAGES, f"{block}: language {block.language!r}, not one of {', '.join(LANGUAGES)}"
+        printed, self.printed = self.printed, None
+        if block.language == "bash" and SERVE.match(block.text):
+            self.serve(block)
+        elif block.language == "bash":
+            self.printed = self.run(block, ["bash", "-euo", "pipefail", "-c", self.typed(block)])
+        elif block.language == "python":
+            self.run(block, [str(self.python), "-c", self.typed(block)])
+        elif block.language == "json":
+            shown = json.loads(block.text)
+            if printed is not None:
+                different = difference(shown, json.loads(printed))
+                assert different is None, f"{block}: {different}; the command above it printed: {printed}"
+        elif block.language == "yaml":
+            assert list(yaml.safe_load_all(block.text)), f"{block}: empty"
+
+    def typed(self, block: Block) -> str:
+        """The block with the ports that are really there."""
+        text = block.text
+        for shown, port in (("8080", "http_port"), ("8081", "grpc_port")):
+            if self.ports:
+                text = re.sub(rf"\b{shown}\b", str(self.ports[port]), text)
+        return "".join(MAKE.get(line.rstrip(), line.rstrip()) + "\n" for line in text.splitlines())
+
+    def run(self, block: Block, command: list[str]) -> str:
+        done = subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=BLOCK_S, check=False
+        )
+        assert done.returncode == 0, f"{block}: exit status {done.returncode}\n{done.stdout}{done.stderr}{self.log()}"
+        return done.stdout
+
+    def serve(self, block: Block) -> None:
+        self.stop()
+        ports_file = self.folder / f"ports-{block.line}"
+        ports = {"MODELSERVE_HTTP_PORT": "0", "MODELSERVE_GRPC_PORT": "0", "MODELSERVE_PORTS_FILE": str(ports_file)}
+        with self.log_file.open("wb") as log:
+            self.server = subprocess.Popen(
+                ["bash", "-c", f"exec env {block.text}"],
+                cwd=ROOT,
+                env=self.environment | ports,
+                stdout=log,
+                stderr=log,
+            )
+        end = time.monotonic() + READY_S
+        while not self.ready(ports_file):
+            assert self.server.poll() is None, f"{block}: ended with {self.server.returncode}{self.log()}"
+            assert time.monotonic() < end, f"{block}: not ready within {READY_S} s{self.log()}"
+            time.sleep(0.05)
+
+    def ready(self, ports_file: Path) -> bool:
+        if not ports_file.exists():
+            return False
+        self.ports = json.loads(ports_file.read_text())
+        connection = HTTPConnection("127.0.0.1", self.ports["http_port"], timeout=10)
+        try:
+            connection.request("GET", "/v2/health/ready")
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        """End the server as a pod is ended; it must leave with 0."""
+        if self.server is None:
+            return
+        server, self.server, self.ports = self.server, None, {}
+        server.terminate()
+        try:
+            code = server.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+            raise
+        assert code == 0, f"the server ended with {code}{self.log()}"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "server.log"
+
+    def log(self) -> str:
+        return f"\nserver's log:\n{self.log_file.read_text()}" if self.log_file.exists() else ""
+
+
+def difference(shown: Any, given: Any, path: str = "answer") -> str | None:
+    """Where a printed answer has another form than the one a page shows; None when nowhere.
+
+    Values may differ (models in tests are tiny and random). A shown list may be shorter than the given one, and a
+    list that is not empty must not be shown for an empty one.
+    """
+    if type(shown) is not type(given):
+        return f"{path} is {type(given).__name__}, shown is {type(shown).__name__}"
+    if isinstance(shown, dict):
+        if shown.keys() != given.keys():
+            return f"{path} has the keys {sorted(given)}, shown are {sorted(shown)}"
+        pairs = [(f"{path}.{key}", shown[key], given[key]) for key in shown]
+    elif isinstance(shown, list):
+        if len(shown) > len(given):
+            return f"{path} has {len(given)} elements, shown are {len(shown)}"
+        pairs = [(f"{path}[{n}]", *both) for n, both in enumerate(zip(shown, given, strict=False))]
+    else:
+        return None
+    return next((found for name, a, b in pairs if (found := difference(a, b, name))), None)

@@ -1,0 +1,90 @@
+"""Every page is true: its blocks run, its links lead somewhere."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.blocks import LANGUAGES, ROOT, Reader, blocks, difference
+from tests.hub import Hub
+from tests.models import minilm, tiny
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *DOCS]
+
+
+@pytest.fixture(scope="module")
+def hub_environment() -> Iterator[dict[str, str]]:
+    """The environment of a machine whose hub has the models that the pages name: tiny ones, but for MiniLM."""
+    models = {
+        "google-bert/bert-base-uncased": tiny("bert", "fill_mask"),
+        "dslim/bert-base-NER": tiny("bert", "token_classification", cased=True),
+        "distilbert/distilbert-base-uncased-finetuned-sst-2-english": tiny("distilbert", "sequence_classification"),
+        "cross-encoder/ms-marco-MiniLM-L6-v2": tiny("bert", "sequence_classification", num_labels=1),
+        "sentence-transformers/all-MiniLM-L6-v2": minilm(),
+    }
+    with Hub(models) as hub:
+        yield hub.environment()
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """Fragments of a page's headings, as GitHub makes them."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    titles = (inline.content for opened, inline in itertools.pairwise(tokens) if opened.type == "heading_open")
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(page: Path) -> list[str]:
+    tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+    children = (child for token in tokens if token.type == "inline" for child in token.children or [])
+    return [str(child.attrs["href"]) for child in children if child.type == "link_open"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        target, _, fragment = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{name(page)}: {link}"
+        assert not fragment or fragment in anchors(file), f"{name(page)}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_have_a_language(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, str(block)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_run(page: Path, tmp_path: Path, hub_environment: dict[str, str]) -> None:
+    with Reader(tmp_path, hub_environment) as reader:
+        for block in blocks(page):
+            reader.read(block)
+
+
+@pytest.mark.parametrize(
+    ("shown", "given", "where"),
+    [
+        ({"a": [0.5]}, {"a": [0.25, 1.0]}, None),
+        ({"a": "x"}, {"a": "y"}, None),
+        ({"a": 1}, {"a": 1.0}, "answer.a is float"),
+        ({"a": 1}, {"a": True}, "answer.a is bool"),
+        ({"a": {"b": None}}, {"a": {}}, "answer.a has the keys []"),
+        ({"a": [[1], [2]]}, {"a": [[1]]}, "answer.a has 1 elements"),
+        ([{"b": 1}], [{"b": "1"}], "answer[0].b is str"),
+    ],
+)
+def test_difference_names_the_place(shown: object, given: object, where: str | None) -> None:
+    found = difference(shown, given)
+    assert found is None if where is None else found is not None and found.startswith(where)
