@@ -106,9 +106,9 @@ class Config:
         later_choices={"vllm": _VLLM},
         source="kserve",
     )
-    dtype: str = param(
-        "auto",
-        "Data type of the weights in memory. auto: float32 for encoders; float is float32, half is float16.",
+    dtype: str | None = param(
+        None,
+        "Data type of the weights in memory; float32 for encoders when not given. auto: float16 on a GPU, float32 without one.",
         group=_M,
         choices=("auto", "float16", "float32", "bfloat16"),
         synonyms={"float": "float32", "half": "float16"},
@@ -318,10 +318,10 @@ class Config:
     )
     predictor_use_ssl: bool = param(False, "TLS to the remote predictor.", group=_O, later=_PREDICTOR, source="kserve")
     predictor_request_timeout_seconds: int = param(
-        600, "Timeout of the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+        600, "Timeout of the remote predictor.", group=_O, minimum=1, later=_PREDICTOR, source="kserve"
     )
     predictor_request_retries: int = param(
-        0, "Retries against the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
+        0, "Retries against the remote predictor.", group=_O, minimum=0, later=_PREDICTOR, source="kserve"
     )
     enable_predictor_health_check: bool = param(
         False, "Readiness follows the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"

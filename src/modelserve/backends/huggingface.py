@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from modelserve.backends import layout as layouts
 from modelserve.backends.base import DeviceLost, Limits, OutOfMemory, Reduce
 from modelserve.backends.batch import run
+from modelserve.backends.cores import cores
 from modelserve.backends.network import Network
 from modelserve.errors import LoadError
 from modelserve.types import Encoding, Output
@@ -56,13 +56,18 @@ class HuggingFaceBackend:
         """
         self.device = _device(device)
         dtype = _dtype(dtype, self.device)
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         if self.device.type == "cpu":
             torch.set_num_threads(self.threads)
         whole = _load(path, auto_class, dtype, trust_remote_code, allow_pickle, missing).to(self.device)
         progress(0.5)
         self.network = Network(whole)
         self.max_length = max_length
+        known = self.network.positions
+        if known is not None and known < max_length:
+            raise LoadError(
+                f"the model has positions for {known} tokens, not for {max_length}; give --max_length {known}"
+            )
         varlen = self.device.type == "cuda" and DTYPES[dtype] is not torch.float32
         with self._computing():
             texts = layouts.samples(whole.config.vocab_size, max_length, _special_ids(whole.config))
@@ -109,12 +114,7 @@ class HuggingFaceBackend:
         }
 
     def _check_longest(self) -> None:
-        """Positions that the embedding lacks, or too little GPU memory for one long text, show now."""
-        known = self.network.positions
-        if known is not None and known < self.max_length:
-            raise LoadError(
-                f"the model has positions for {known} tokens, not {self.max_length}; give --max_length {known}"
-            )
+        """Too little GPU memory for one long text shows now, not at the first caller's."""
         if self.device.type == "cpu":
             return
         try:
@@ -191,10 +191,6 @@ def _dtype(name: str | None, device: torch.device) -> str:
     if name == "auto":
         return "float16" if device.type == "cuda" else "float32"
     return name or "float32"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _special_ids(config: Any) -> set[int]:

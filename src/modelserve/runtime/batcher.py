@@ -84,7 +84,7 @@ class Batcher:
         self._tokens_per_s = 0.0
         self.lost = False
         """The device will not compute again; liveness turns false."""
-        self._threads = [
+        self._threads: list[threading.Thread] = [
             threading.Thread(target=self._stream, args=(n,), name=f"modelserve-stream-{n}", daemon=True)
             for n in range(backend.limits.streams)
         ]
@@ -179,7 +179,8 @@ class Batcher:
                     del self._running[number]
 
     def _take(self) -> list[Entry]:
-        chosen, dropped = next_batch(self._queue, self._backend.limits)
+        free = len(self._threads) - len(self._running)
+        chosen, dropped = next_batch(self._queue, self._backend.limits, max(1, free))
         batch = [self._queue[i] for i in chosen]
         if len(chosen) + len(dropped) == len(self._queue):
             self._queue = []

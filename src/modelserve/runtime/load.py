@@ -46,7 +46,6 @@ def load(config: Config, at: At) -> Loaded:
     at("load", _DOWNLOADED)
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
-    task: Task = registry.load(registry.TASKS[task_name])(config, info)
     tokenizer = Tokenizer(
         files.tokenizer,
         max_length=info.max_length,
@@ -55,6 +54,7 @@ def load(config: Config, at: At) -> Loaded:
         type_ids=config.return_token_type_ids,
         trust_remote_code=config.trust_remote_code,
     )
+    task: Task = registry.load(registry.TASKS[task_name])(config, info, tokenizer)
     at("load", 0.6)
     backend_name = "huggingface" if config.backend == "auto" else config.backend
     backend: Backend = registry.load(registry.BACKENDS[backend_name])(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,7 +34,7 @@ from modelserve.types import Encoding, InferRequest, InferResponse, ModelInfo, O
 log = logging.getLogger(__name__)
 
 _SHORT_CHARS = 100_000
-"""Longer requests are tokenised on a thread of their own (10 MB take seconds), so that short ones never wait for one."""
+"""Longer requests are tokenised on a thread of their own: 10 MB take seconds, and short ones never wait for them."""
 _INLINE_TEXTS = 32
 """More texts than these are shaped on a thread: the event loop must answer a health probe in between."""
 
@@ -210,7 +210,7 @@ class Model:
             if request.raw:
                 encodings = raw.preprocess(request.instances, loaded.tokenizer)
             else:
-                encodings = loaded.task.preprocess(request.instances, request.params, loaded.tokenizer)
+                encodings = loaded.task.preprocess(request.instances, request.params)
         except ModelServeError as error:
             reply.loop.call_soon_threadsafe(reply.fail, error)
             return
@@ -277,6 +277,8 @@ class Models:
     def __init__(self, models: Sequence[Model]) -> None:
         self._models = {model.name: model for model in models}
         self.draining = False
+        self.others_ready: Callable[[], bool] = lambda: True
+        """Whether the other worker processes behind the same port are ready too, as long as that matters."""
 
     def get(self, name: str, version: str | None = None) -> Model:
         """Raises ModelNotFound for another name, an unloaded model, or a version other than 1."""
@@ -303,7 +305,12 @@ class Models:
         return all(model.live() for model in self._models.values())
 
     def ready(self) -> bool:
-        return not self.draining and self.live() and all(model.ready for model in self._models.values())
+        return (
+            not self.draining
+            and self.live()
+            and all(model.ready for model in self._models.values())
+            and self.others_ready()
+        )
 
 
 def _characters(request: InferRequest) -> int:

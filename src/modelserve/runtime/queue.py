@@ -23,10 +23,15 @@ class Waiting(Protocol):
     def cancelled(self) -> bool: ...
 
 
-def next_batch(waiting: Sequence[Waiting], limits: Limits) -> tuple[list[int], list[int]]:
+_LEAST_SHARE_TOKENS = 256
+"""Below this a pass is mostly overhead, and is not worth dividing."""
+
+
+def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1) -> tuple[list[int], list[int]]:
     """Indices into `waiting` (oldest first) that form the next batch, and those to drop because nobody waits for them.
 
-    The batch is never empty while somebody waits; it exceeds the budget only by being one text.
+    The batch is never empty while somebody waits; it exceeds the budget only by being one text. free_streams: how many
+    streams could take a batch now; what waits is divided between them.
     """
     dropped = [i for i, entry in enumerate(waiting) if entry.cancelled]
     alive = [i for i, entry in enumerate(waiting) if not entry.cancelled] if dropped else range(len(waiting))
@@ -36,23 +41,23 @@ def next_batch(waiting: Sequence[Waiting], limits: Limits) -> tuple[list[int], l
     length = waiting[oldest].length
     if limits.layout == "single":
         return [oldest], dropped
-    budget = limits.max_batch_tokens
+    total = sum(waiting[i].length for i in alive)
+    share = max(_LEAST_SHARE_TOKENS, -(-total // free_streams))
+    budget = min(limits.max_batch_tokens, share)
     if limits.layout == "equal":
         same = [i for i in alive if waiting[i].length == length]
         return same[: max(1, budget // max(1, length))], dropped
-    total = sum(waiting[i].length for i in alive)
     if limits.layout == "packed" and total <= budget:
         return list(alive), dropped
-    return _around(waiting, alive, oldest, limits), dropped
+    return _around(waiting, alive, oldest, budget, padded=limits.layout == "padded"), dropped
 
 
-def _around(waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, limits: Limits) -> list[int]:
+def _around(waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, budget: int, *, padded: bool) -> list[int]:
     """A run of the texts sorted by length that contains the oldest one and fits the budget."""
     order = sorted(alive, key=lambda i: waiting[i].length)
     lengths = [waiting[i].length for i in order]
     left = right = order.index(oldest)
     tokens = lengths[left]
-    padded = limits.layout == "padded"
     while left > 0 or right < len(order) - 1:
         shorter = lengths[left] - lengths[left - 1] if left > 0 else None
         longer = lengths[right + 1] - lengths[right] if right < len(order) - 1 else None
@@ -60,12 +65,12 @@ def _around(waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, limit
         candidate = lengths[right + 1] if grow else lengths[left - 1]
         count = right - left + 2
         cost = count * max(lengths[right], candidate) if padded else tokens + candidate
-        if cost > limits.max_batch_tokens:
+        if cost > budget:
             if not grow or shorter is None:
                 break
             candidate = lengths[left - 1]  # no room for a longer one; a shorter one may still fit
             cost = count * lengths[right] if padded else tokens + candidate
-            if cost > limits.max_batch_tokens:
+            if cost > budget:
                 break
             grow = False
         tokens += candidate

@@ -51,11 +51,14 @@ class Tokenizer:
         self._special_tokens = special_tokens
         self._type_ids = type_ids or "token_type_ids" in loaded.model_input_names
         self._special_ids = frozenset(loaded.all_special_ids)
-        self._decode = loaded.decode
+        self._loaded = loaded
         self.max_length = max_length
         self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
         self.mask_token: str | None = loaded.mask_token
         self.mask_token_id: int | None = loaded.mask_token_id if loaded.mask_token else None
+        self.pad_token_id: int | None = loaded.pad_token_id if loaded.pad_token else None
+        self.unknown_token_id: int | None = loaded.unk_token_id if loaded.unk_token else None
+        self.marks_subwords = bool(getattr(self._rust.model, "continuing_subword_prefix", None))
 
     def __call__(self, instances: Sequence[Instance], params: Params, *, offsets: bool = False) -> list[Encoding]:
         """Encodings in order.
@@ -82,8 +85,12 @@ class Tokenizer:
             encodings.append(self._ours(encoding, instances[index], length - len(encoding), offsets))
         return encodings
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._decode(list(ids))
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        text: str = self._loaded.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def join(self, tokens: Sequence[str]) -> str:
+        text: str = self._loaded.convert_tokens_to_string(list(tokens))
         return text
 
     def token(self, id: int) -> str:

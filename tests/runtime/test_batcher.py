@@ -1,0 +1,240 @@
+"""Every accepted request is answered, and nobody answers for another: with a backend of plain Python."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from modelserve.backends.base import DeviceLost, Limits, OutOfMemory, Reduce
+from modelserve.errors import InferenceFailed, NotReady, Overloaded
+from modelserve.runtime.batcher import Batcher, Reply
+from modelserve.types import Encoding, Output
+
+
+class Backend:
+    """Answers each text with its length, unless `on` (called with the lengths) raises or waits."""
+
+    def __init__(self, on: Callable[[list[int]], None] = lambda lengths: None, streams: int = 1) -> None:
+        self.limits = Limits(layout="packed", max_batch_tokens=100, streams=streams)
+        self.on = on
+        self.batches: list[list[int]] = []
+
+    def forward(self, encodings: Sequence[Encoding], reduce: Reduce, *, alone: bool = True) -> list[Output]:
+        lengths = [len(encoding) for encoding in encodings]
+        self.batches.append(lengths)
+        self.on(lengths)
+        return list(lengths)
+
+    def close(self) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def reduce(states: Any, encodings: Sequence[Encoding]) -> list[Output]:
+    raise AssertionError("the backend of these tests reduces nothing")
+
+
+def texts(*lengths: int) -> list[Encoding]:
+    return [Encoding(ids=[1] * length) for length in lengths]
+
+
+class Gate:
+    """Holds the backend until it is opened, and tells when a pass has begun."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, lengths: list[int]) -> None:
+        self.entered.set()
+        assert self.opened.wait(10), "nobody opened the gate"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Batcher]]:
+    started: list[Batcher] = []
+
+    def make(backend: Backend, *, size: int = 100) -> Batcher:
+        started.append(Batcher(backend, reduce, max_queue_size=size))
+        return started[-1]
+
+    yield make
+    for batcher in started:
+        batcher.close()
+        assert batcher.join(10)
+
+
+def ask(batcher: Batcher, *lengths: int) -> Reply:
+    reply = batcher.reserve(len(lengths))
+    batcher.put(texts(*lengths), reply)
+    return reply
+
+
+async def test_answers_come_in_order(start: Callable[..., Batcher]) -> None:
+    reply = ask(start(Backend()), 3, 90, 5, 60)
+    assert await reply.future == [3, 90, 5, 60]
+    assert reply.timings.inference_s > 0
+
+
+async def test_what_waits_shares_a_pass(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    batcher = start(backend := Backend(gate))
+    first = ask(batcher, 2)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    others = [ask(batcher, 3), ask(batcher, 4, 5)]
+    gate.opened.set()
+    assert [await reply.future for reply in [first, *others]] == [[2], [3], [4, 5]]
+    assert backend.batches == [[2], [3, 4, 5]]
+
+
+async def test_a_caller_who_left_costs_no_pass_and_hurts_nobody(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    batcher = start(backend := Backend(gate))
+    first = ask(batcher, 2)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    gone, stays = ask(batcher, 7), ask(batcher, 8)
+    batcher.release(gone)
+    batcher.release(first)  # gone in the middle of its pass
+    gate.opened.set()
+    assert await stays.future == [8]
+    assert backend.batches == [[2], [8]]
+
+
+async def test_only_the_text_that_cannot_be_computed_fails(start: Callable[..., Batcher]) -> None:
+    def poison(lengths: list[int]) -> None:
+        if 13 in lengths:
+            raise RuntimeError("boom")
+
+    gate = Gate()
+    backend = Backend(gate)
+    batcher = start(backend)
+    first = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    bad, good = ask(batcher, 13), [ask(batcher, n) for n in (2, 3, 4, 5)]
+    backend.on = poison
+    gate.opened.set()
+    assert [await reply.future for reply in [first, *good]] == [[1], [2], [3], [4], [5]]
+    with pytest.raises(InferenceFailed) as failure:
+        await bad.future
+    assert "boom" not in failure.value.message
+    assert await ask(batcher, 6).future == [6]
+
+
+async def test_out_of_memory_splits_the_batch(start: Callable[..., Batcher]) -> None:
+    def small_device(lengths: list[int]) -> None:
+        if sum(lengths) > 10:
+            raise OutOfMemory("10 is all there is")
+
+    batcher = start(Backend(small_device))
+    assert await ask(batcher, 4, 5, 6, 7).future == [4, 5, 6, 7]
+    with pytest.raises(InferenceFailed, match="no memory for an input of 11 tokens"):
+        await ask(batcher, 11).future
+
+
+async def test_even_system_exit_in_model_code_is_survived(start: Callable[..., Batcher]) -> None:
+    def leave(lengths: list[int]) -> None:
+        if 9 in lengths:
+            raise SystemExit(1)
+
+    batcher = start(Backend(leave))
+    with pytest.raises(InferenceFailed):
+        await ask(batcher, 9).future
+    assert await ask(batcher, 3).future == [3]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    batcher = start(Backend(gate), size=3)
+    first = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    waiting = ask(batcher, 2, 3)
+    with pytest.raises(Overloaded) as refusal:
+        batcher.reserve(2)
+    assert refusal.value.retry_after_s >= 1
+    batcher.release(waiting)  # its caller left: there is room again
+    taken = ask(batcher, 4, 5)
+    gate.opened.set()
+    assert await first.future == [1]
+    assert await taken.future == [4, 5]
+
+
+async def test_a_failed_request_leaves_no_count_behind(start: Callable[..., Batcher]) -> None:
+    batcher = start(Backend(), size=2)
+    for _ in range(5):
+        reply = batcher.reserve(2)  # refused in preprocessing: never put
+        reply.fail(InferenceFailed("no"))
+        with pytest.raises(InferenceFailed):
+            await reply.future
+        batcher.release(reply)
+    reply = ask(batcher, 1, 2)
+    assert await reply.future == [1, 2]
+    batcher.release(reply)
+    assert not batcher.busy()
+
+
+async def test_closing_answers_who_waits(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    batcher = start(Backend(gate))
+    running = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    waiting = ask(batcher, 2)
+    batcher.close()
+    with pytest.raises(NotReady):
+        await waiting.future
+    with pytest.raises(NotReady):
+        batcher.reserve(1)
+    gate.opened.set()
+    assert await running.future == [1]
+
+
+async def test_a_lost_device_answers_everybody(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    backend = Backend(gate)
+    batcher = start(backend)
+    running = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    waiting = ask(batcher, 2)
+
+    def lose(lengths: list[int]) -> None:
+        raise DeviceLost("CUDA error: device-side assert triggered")
+
+    backend.on = lose
+    gate.opened.set()
+    assert await running.future == [1]
+    with pytest.raises(InferenceFailed):
+        await waiting.future
+    assert batcher.lost
+    with pytest.raises(NotReady):
+        batcher.reserve(1)
+
+
+async def test_a_hanging_pass_is_seen(start: Callable[..., Batcher]) -> None:
+    gate = Gate()
+    batcher = start(Backend(gate))
+    assert batcher.stuck_s() == 0
+    reply = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    assert batcher.stuck_s() > 0
+    gate.opened.set()
+    assert await reply.future == [1]
+
+
+async def test_random_callers_all_get_their_own_answer(start: Callable[..., Batcher]) -> None:
+    batcher = start(Backend(streams=3), size=10_000)
+
+    async def caller(seed: int) -> None:
+        lengths = [1 + (seed * 7 + i * 13) % 40 for i in range(1 + seed % 9)]
+        reply = ask(batcher, *lengths)
+        if seed % 5 == 0:
+            batcher.release(reply)
+            return
+        assert await reply.future == lengths
+        batcher.release(reply)
+
+    await asyncio.gather(*(caller(seed) for seed in range(300)))
+    assert await ask(batcher, 5).future == [5]

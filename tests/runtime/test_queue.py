@@ -1,0 +1,89 @@
+"""The policy is a pure function: plain data in, plain data out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelserve.backends.base import Layout, Limits
+from modelserve.runtime.queue import next_batch
+
+
+@dataclass
+class Text:
+    length: int
+    cancelled: bool = False
+
+
+def limits(layout: Layout, budget: int = 100) -> Limits:
+    return Limits(layout=layout, max_batch_tokens=budget, streams=1)
+
+
+def cost(lengths: list[int], layout: Layout) -> int:
+    return len(lengths) * max(lengths) if layout == "padded" else sum(lengths)
+
+
+def test_a_lone_text_goes_at_once() -> None:
+    assert next_batch([Text(7)], limits("packed")) == ([0], [])
+
+
+def test_nobody_waits() -> None:
+    assert next_batch([], limits("packed")) == ([], [])
+
+
+def test_cancelled_texts_are_dropped_and_never_computed() -> None:
+    waiting = [Text(5, cancelled=True), Text(6), Text(7, cancelled=True)]
+    assert next_batch(waiting, limits("packed")) == ([1], [0, 2])
+
+
+def test_the_oldest_goes_with_its_neighbours_in_length() -> None:
+    waiting = [Text(50), Text(3), Text(48), Text(2)]
+    assert next_batch(waiting, limits("packed"))[0] == [0, 2]
+
+
+def test_padding_counts_in_the_padded_layout() -> None:
+    waiting = [Text(40), Text(40), Text(10)]
+    assert next_batch(waiting, limits("padded"))[0] == [0, 1]
+    assert next_batch(waiting, limits("packed"))[0] == [0, 1, 2]
+
+
+def test_equal_takes_one_length_only() -> None:
+    assert next_batch([Text(5), Text(6), Text(5)], limits("equal"))[0] == [0, 2]
+
+
+def test_single_takes_one_text() -> None:
+    assert next_batch([Text(5), Text(5)], limits("single"))[0] == [0]
+
+
+def test_a_text_over_the_budget_goes_alone() -> None:
+    assert next_batch([Text(500), Text(3)], limits("packed"))[0] == [0]
+
+
+def test_free_streams_share_what_waits() -> None:
+    waiting = [Text(100) for _ in range(10)]
+    assert len(next_batch(waiting, limits("packed", 10_000), free_streams=2)[0]) == 5
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "equal", "single"])
+@given(
+    texts=st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=40),
+    budget=st.integers(1, 500),
+    streams=st.integers(1, 4),
+)
+def test_every_queue_is_emptied_within_the_budget(
+    layout: Layout, texts: list[tuple[int, bool]], budget: int, streams: int
+) -> None:
+    waiting = [Text(length, cancelled) for length, cancelled in texts]
+    while waiting:
+        chosen, dropped = next_batch(waiting, limits(layout, budget), streams)
+        alive = [i for i, text in enumerate(waiting) if not text.cancelled]
+        assert not set(chosen) & set(dropped)
+        assert dropped == [i for i, text in enumerate(waiting) if text.cancelled]
+        if alive:
+            assert alive[0] in chosen, "the oldest text starves"
+            lengths = [waiting[i].length for i in chosen]
+            assert len(chosen) == 1 or cost(lengths, layout) <= budget
+        waiting = [text for i, text in enumerate(waiting) if i not in {*chosen, *dropped}]
