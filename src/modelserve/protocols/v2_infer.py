@@ -1,12 +1,13 @@
-"""What V2's infer means: named tensors -> InferRequest, InferResponse -> named tensors. REST and gRPC share it.
+"""What V2 means: named tensors -> InferRequest, InferResponse -> named tensors, and what the server says of itself.
 
-Knows no message: bytes and lists are tensors.py's. Runs on the event loop.
+REST and gRPC share it. Knows no message: bytes and lists are tensors.py's. Runs on the event loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,6 +16,13 @@ from modelserve.errors import InvalidRequest
 from modelserve.protocols.exchange import invalid
 from modelserve.types import InferRequest, InferResponse, Instance, Params, Tensor, TextPair, TokenIds
 
+if TYPE_CHECKING:
+    from modelserve.runtime.model import Model
+
+VERSION = "1"
+"""The only version that a model has."""
+PLATFORM = "huggingface"
+EXTENSIONS = ("model_repository_extension", "binary_tensor_data")
 TOKEN_IDS = "input_ids"
 """The name that makes a request one for the network's own answer."""
 _LISTS = ("targets",)
@@ -58,8 +66,17 @@ def to_request(
     raw = TOKEN_IDS in named
     instances = _token_ids(named) if raw else _texts(inputs[0])
     if not instances:
-        raise InvalidRequest(f"Input {inputs[0].name!r} holds no text; send at least one.", param="inputs")
-    return InferRequest(model_name, instances, to_params(parameters), id=id, api=api, form="tensors", raw=raw)
+        raise InvalidRequest(f"Input {inputs[0].name!r} is empty; send at least one text.", param="inputs")
+    return InferRequest(
+        model_name,
+        instances,
+        to_params(parameters),
+        id=id,
+        api=api,
+        form="tensors",
+        raw=raw,
+        raw_length=named[TOKEN_IDS].shape[1] if raw else 0,
+    )
 
 
 def _texts(tensor: Tensor) -> list[Instance]:
@@ -90,12 +107,17 @@ def _token_ids(named: Mapping[str, Tensor]) -> list[Instance]:
         raise InvalidRequest(f"{TOKEN_IDS} has shape {list(ids.shape)}; it must be [N, L].", param=TOKEN_IDS)
     mask = _beside(named, "attention_mask", ids)
     types = _beside(named, "token_type_ids", ids)
-    keep = np.ones(ids.shape, bool) if mask is None else mask != 0
-    if not keep.any(axis=1).all():
-        raise InvalidRequest(f"A row of {TOKEN_IDS} has no token that its attention_mask keeps.", param=TOKEN_IDS)
+    lengths = np.full(len(ids), ids.shape[1]) if mask is None else (mask != 0).sum(axis=1)
+    if not lengths.all():
+        raise InvalidRequest(f"{TOKEN_IDS} has a row without tokens.", param=TOKEN_IDS)
+    if mask is not None and not ((mask != 0) == (np.arange(ids.shape[1]) < lengths[:, None])).all():
+        # Left padding would need its own positions, which no encoder has been trained with.
+        raise InvalidRequest(
+            "attention_mask has a 0 before a 1; padding goes behind the tokens of each row.", param="attention_mask"
+        )
     return [
-        TokenIds(row[kept].tolist(), None if types is None else types[index][kept].tolist())
-        for index, (row, kept) in enumerate(zip(ids, keep, strict=True))
+        TokenIds(row[:length].tolist(), None if types is None else types[index, :length].tolist())
+        for index, (row, length) in enumerate(zip(ids, lengths, strict=True))
     ]
 
 
@@ -136,3 +158,17 @@ def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
 def to_parameters(response: InferResponse) -> dict[str, int]:
     """The response's own parameters: tokens_dropped, when truncation dropped any."""
     return {"tokens_dropped": response.tokens_dropped} if response.tokens_dropped else {}
+
+
+def server_metadata() -> dict[str, Any]:
+    """name, version and extensions of this server."""
+    return {"name": "modelserve", "version": version("modelserve"), "extensions": list(EXTENSIONS)}
+
+
+_STATES = {"ready": "READY", "draining": "UNAVAILABLE", "unloaded": "UNAVAILABLE", "failed": "UNAVAILABLE"}
+
+
+def index_entry(model: Model) -> dict[str, str]:
+    """A model's entry in the repository index: name, version, state and why it is not ready."""
+    state = _STATES.get(model.stage, "LOADING")
+    return {"name": model.name, "version": VERSION, "state": state, "reason": model.reason}
