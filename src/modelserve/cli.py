@@ -57,7 +57,10 @@ def serve(argv: list[str]) -> int:
     A flag is written with _ or -, as --flag value or --flag=value; a flag that is true or false may stand alone for
     true. What the command line does not say is read from the environment variable named beside the flag.
     """
+    from modelserve import logs
+
     config = flags.parse(argv, os.environ)
+    logs.configure(config)
     for warning in flags.unknown_variables(os.environ):
         logging.getLogger("modelserve").warning(warning)
     environment_defaults()
@@ -88,6 +91,7 @@ def _write_row(formatter: click.HelpFormatter, parameter: flags.Parameter) -> No
     plain_text = parameter.type is str and not parameter.choices
     value = {int: " N", float: " N", str: " TEXT", tuple: " A,B,…", bool: ""}[parameter.type]
     notes = [] if plain_text else [parameter.allowed]
+    notes += [f"{word} is {choice}" for word, choice in parameter.synonyms.items()]
     if parameter.default not in (None, ()):
         notes.append(f"default {flags.as_text(parameter.default)}")
     notes.append(" or ".join(filter(None, [parameter.variables[0], parameter.env])))

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 PREFIX = "MODELSERVE_"
 
 _RESERVED = re.compile(PREFIX + r"(HOME|TARGET|SECRET_KEY|PORTS_FILE|TEST_\w+|WORKER_\w+)")
-"""Variables that are no flag: those of the SDK and the store, of the tests, and between a server and its workers."""
+"""Variables that are no parameter: the SDK's and the store's, the tests', and those between processes of one server."""
 
 _SERVICE_LINK = re.compile(PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")

@@ -127,6 +127,14 @@ def to_args(config: Config) -> list[str]:
     return [f"--{parameter.name}={as_text(value)}" for parameter, value in values if value != parameter.default]
 
 
+def without_parameters(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process that is told everything by `to_args`: a value that is the default is not in there,
+    and must not be read from a variable instead."""
+    read = {variable for parameter in PARAMETERS for variable in parameter.variables}
+    strangers = {variable for variable, _ in _strangers(environ)}
+    return {name: value for name, value in environ.items() if name not in read | strangers}
+
+
 def as_text(value: Any) -> str:
     """A value of the table as it is written on a command line."""
     if isinstance(value, bool):
