@@ -24,6 +24,7 @@ PROTOCOLS: dict[str, str] = {
     "v2": "modelserve.protocols.v2:routes",
     "openai": "modelserve.protocols.openai:routes",
     "health": "modelserve.protocols.health:routes",
+    "docs": "modelserve.protocols.docs:routes",
 }
 
 

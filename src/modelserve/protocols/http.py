@@ -24,6 +24,7 @@ from modelserve.errors import InferenceFailed, MethodNotAllowed, ModelServeError
 from modelserve.protocols.coding import compressed, wants_gzip
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, Reply, encode
+from modelserve.protocols.openapi import Operation
 from modelserve.protocols.status import STATUS, status
 from modelserve.registry import PROTOCOLS
 from modelserve.runtime.record import record
@@ -47,13 +48,14 @@ def error_body(error: ModelServeError, code: int) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The ASGI app of one route. quiet: not recorded (probes, metrics, docs)."""
+    """The ASGI app of one route. quiet: not recorded (probes, metrics, docs). operation: what /openapi.json says."""
 
     context: Context
     api: str
     function: Function
     error_body: ErrorBody
     quiet: bool = False
+    operation: Operation | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -126,19 +128,29 @@ async def _send(exchange: Exchange, reply: Reply, send: Send) -> None:
 
 
 def endpoint(
-    context: Context, api: str, function: Function, error_body: ErrorBody = error_body, *, quiet: bool = False
+    context: Context,
+    api: str,
+    function: Function,
+    error_body: ErrorBody = error_body,
+    *,
+    quiet: bool = False,
+    operation: Operation | None = None,
 ) -> Endpoint:
     """The ASGI app for one route: `Route(path, endpoint(…), methods=[…])`. `api` is the metrics' label."""
-    return Endpoint(context, api, function, error_body, quiet)
+    return Endpoint(context, api, function, error_body, quiet, operation)
 
 
 def protocols() -> list[ModuleType]:
-    """The modules of registry.PROTOCOLS. Each has `routes(context)`.
+    """The modules of registry.PROTOCOLS. Each has `routes(context)`, all of them made with `endpoint`.
 
-    It may have `error_bodies(context) -> dict[prefix, ErrorBody]`, the shape of a 404 under a prefix, and
-    `openapi_paths(context) -> dict[path, item]`, its part of /openapi.json.
+    It may have `error_bodies(context) -> dict[prefix, ErrorBody]`: the shape of a 404 under a prefix.
     """
     return [import_module(row.partition(":")[0]) for row in PROTOCOLS.values()]
+
+
+def all_routes(context: Context) -> list[Route]:
+    """The routes of every protocol; of two that match a path, the first one answers."""
+    return [route for module in protocols() for route in module.routes(context)]
 
 
 async def _without_slash(exchange: Exchange) -> Reply:
@@ -147,7 +159,8 @@ async def _without_slash(exchange: Exchange) -> Reply:
     return Reply(b"", 307, headers=((b"location", location),))
 
 
-def _endpoint_of(route: Route) -> Endpoint:
+def endpoint_of(route: Route) -> Endpoint:
+    """The route's endpoint. Raises TypeError for a route that was made in another way."""
     if not isinstance(route.app, Endpoint):
         raise TypeError(f"The route {route.path} was not made with endpoint().")
     return route.app
@@ -155,10 +168,9 @@ def _endpoint_of(route: Route) -> Endpoint:
 
 def build_app(context: Context) -> ASGIApp:
     """The server as an ASGI app. It starts and stops nothing: the models' life is the server's affair."""
-    modules = protocols()
-    routes: list[Route] = [route for module in modules for route in module.routes(context)]
+    routes = all_routes(context)
     shapes: dict[str, ErrorBody] = {"": error_body}
-    for module in modules:
+    for module in protocols():
         shapes |= getattr(module, "error_bodies", lambda context: {})(context)
 
     def target(method: str, path: str) -> tuple[Endpoint, dict[str, str]]:
@@ -168,10 +180,10 @@ def build_app(context: Context) -> ASGIApp:
                 same = [other for other in routes if other.path == route.path]
                 for other in same:
                     if method in (other.methods or ()):
-                        return _endpoint_of(other), match.groupdict()
+                        return endpoint_of(other), match.groupdict()
                 allow = ", ".join(sorted({name for other in same for name in other.methods or ()}))
                 wrong = MethodNotAllowed(f"{path} answers {allow}, not {method}.", allow=allow)
-                return _endpoint_of(route).refusing(wrong), {}
+                return endpoint_of(route).refusing(wrong), {}
         bare = path.rstrip("/")
         if bare != path and any(route.path_regex.match(bare) for route in routes):
             return endpoint(context, "http", _without_slash), {}

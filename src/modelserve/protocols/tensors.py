@@ -125,3 +125,11 @@ def to_bytes(tensor: Tensor) -> bytes:
     if isinstance(tensor.data, np.ndarray):
         return tensor.data.astype(DTYPES[tensor.datatype], copy=False).tobytes()
     return b"".join(part for element in tensor.data for part in (struct.pack("<I", len(element)), element))
+
+
+def to_values(tensor: Tensor) -> list[Any]:
+    """The elements of a tensor as JSON has them: flat, row-major; BYTES as strings."""
+    if isinstance(tensor.data, np.ndarray):
+        flat: list[Any] = tensor.data.ravel().tolist()
+        return flat
+    return [element.decode() for element in tensor.data]

@@ -1,0 +1,152 @@
+"""V1 over REST: predict, explain (not offered), the models. Bytes <-> types only; runs on the event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.routing import Route
+
+from modelserve.errors import InvalidRequest, NotSupported
+from modelserve.protocols import cloudevents
+from modelserve.protocols.cloudevents import Event, StructuredEvent
+from modelserve.protocols.context import Context
+from modelserve.protocols.exchange import Exchange, Reply, decode, encode
+from modelserve.protocols.http import Function, endpoint
+from modelserve.protocols.models import ModelCard, ModelList, model_card, model_list
+from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
+from modelserve.protocols.tensors import to_values
+from modelserve.types import InferRequest, InferResponse, Instance, Params, TextPair
+
+
+class TextInstance(msgspec.Struct):
+    """A text, or with `text_pair` two texts that are read together."""
+
+    text: str
+    text_pair: str | None = None
+
+
+Instances = str | list[str | TextInstance]
+
+
+class Predict(msgspec.Struct):
+    """The body of a predict request. Where both are given, `inputs` wins over `instances`; other keys are ignored."""
+
+    instances: Instances | UnsetType = UNSET
+    inputs: Instances | UnsetType = UNSET
+    parameters: Params | None = None
+
+
+class V1Tensor(msgspec.Struct):
+    """A tensor beside the predictions, row-major and flat."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any]
+
+
+class Predictions(msgspec.Struct, omit_defaults=True):
+    """One prediction per instance; what it looks like depends on the task."""
+
+    predictions: list[Any]
+    outputs: list[V1Tensor] | UnsetType = UNSET
+    parameters: dict[str, int] | UnsetType = UNSET
+
+
+_predict = msgspec.json.Decoder(Predict)
+
+
+async def predict(exchange: Exchange) -> Reply:
+    model = exchange.context.models.get(exchange.params["model"])
+    model.check_ready()
+    exchange.require_json()
+    asked, event = understand(exchange, await exchange.body())
+    response = await exchange.infer(model, to_request(model.name, asked, exchange.id))
+    answer = encode(to_answer(response))
+    return cloudevents.reply(event, answer, model.name, exchange.context.config) if event else Reply(answer)
+
+
+def understand(exchange: Exchange, body: bytes) -> tuple[Predict, Event | None]:
+    """The request, and the CloudEvent to answer with one, if it came in one.
+
+    An event that calls itself application/json is read too and answered plainly, as KServe does.
+    """
+    asked, event = decode(body, _predict), cloudevents.of_headers(exchange.headers)
+    if event is None and exchange.media_type() == cloudevents.STRUCTURED:
+        event = Event({}, structured=True)
+    if asked.instances is UNSET and asked.inputs is UNSET and (unwrapped := cloudevents.of_body(body)):
+        attributes, data = unwrapped
+        asked = decode(data, _predict)
+        event = Event(attributes, structured=True) if event else None
+    return asked, event
+
+
+def to_request(model_name: str, asked: Predict, id: str) -> InferRequest:
+    given = asked.instances if asked.inputs is UNSET else asked.inputs
+    if given is UNSET:
+        raise InvalidRequest(
+            'The body has neither instances nor inputs; send {"instances": ["a text"]}.', param="instances"
+        )
+    instances: list[Instance] = [given] if isinstance(given, str) else [_instance(one) for one in given]
+    return InferRequest(model_name, instances, asked.parameters or Params(), id=id, api="v1")
+
+
+def _instance(given: str | TextInstance) -> Instance:
+    if isinstance(given, str):
+        return given
+    return given.text if given.text_pair is None else TextPair(given.text, given.text_pair)
+
+
+def to_answer(response: InferResponse) -> Predictions:
+    answer = Predictions(response.predictions)
+    if response.outputs:
+        answer.outputs = [V1Tensor(t.name, t.datatype, list(t.shape), to_values(t)) for t in response.outputs]
+    if response.tokens_dropped:
+        answer.parameters = {"tokens_dropped": response.tokens_dropped}
+    return answer
+
+
+async def explain(exchange: Exchange) -> Reply:
+    exchange.context.models.get(exchange.params["model"])
+    raise NotSupported("This server explains no predictions; predict is at the same path with :predict.")
+
+
+async def list_models(exchange: Exchange) -> Reply:
+    return Reply(encode(model_list(exchange.context.models)))
+
+
+async def get_model(exchange: Exchange) -> Reply:
+    """503 while the model cannot answer, so that a probe needs no JSON."""
+    model = exchange.context.models.get(exchange.params["model"])
+    return Reply(encode(model_card(model)), 200 if model.ready else 503)
+
+
+def routes(context: Context) -> list[Route]:
+    def route(method: str, path: str, function: Function, operation: Operation, *, quiet: bool = False) -> Route:
+        return Route(path, endpoint(context, "v1", function, operation=operation, quiet=quiet), methods=[method])
+
+    return [
+        # Before the model itself: a name with a colon would swallow the verbs.
+        route(
+            "POST",
+            "/v1/models/{model}:predict",
+            predict,
+            Operation("Predict", Predictions, request=Predict, event=StructuredEvent, errors=REQUEST_ERRORS),
+        ),
+        route(
+            "POST",
+            "/v1/models/{model}:explain",
+            explain,
+            Operation("Explain a prediction (not offered)", errors=(404, 501)),
+        ),
+        route("GET", "/v1/models", list_models, Operation("The models, for V1's clients and OpenAI's", ModelList)),
+        route(
+            "GET",
+            "/v1/models/{model}",
+            get_model,
+            Operation("One model and whether it can answer", ModelCard, not_ready=ModelCard, errors=(404,)),
+            quiet=True,
+        ),
+    ]
