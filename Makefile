@@ -50,7 +50,7 @@ docs: .venv/.dev ## write again what is generated (docs/parameters.md)
 constraints: ## pin today's newest version of every dependency but torch
 	rm -rf .venvs/constraints && $(PYTHON) -m venv .venvs/constraints
 	.venvs/constraints/bin/python -m pip install --quiet "$$(grep -m1 ^torch== constraints.txt)" '.[dev]'
-	@{ grep '^#' constraints.txt; .venvs/constraints/bin/python -m pip freeze --exclude modelserve | sed -E 's/\+cpu$$//'; } > .venvs/constraints.txt
+	@{ grep '^#' constraints.txt; .venvs/constraints/bin/python -m pip freeze --all --exclude modelserve --exclude pip | sed -E 's/\+cpu$$//'; } > .venvs/constraints.txt
 	mv .venvs/constraints.txt constraints.txt
 
 clean: ## remove what was built (not .venv)
