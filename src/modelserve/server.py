@@ -195,8 +195,8 @@ async def _drain(config: Config, models: Models, http: _Http, grpc_server: grpc.
     try:
         async with asyncio.timeout(config.shutdown_timeout):
             await asyncio.sleep(_LINGER_S)
-            while http.in_flight() or any(model.busy() for model in models.index()):
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  uvicorn tells of its tasks by no event
+            while http.in_flight() or any(model.busy() for model in models.index()):  # noqa: ASYNC110  no event tells
+                await asyncio.sleep(0.02)
             if ending is not None:
                 await ending
     except TimeoutError:

@@ -40,7 +40,7 @@ class SplitStates:
             return self._network.head(self.hidden[first].unsqueeze(1))
         return torch.cat(
             [
-                self._network.head(self.hidden[first : first + n * length].unflatten(0, (n, length)))
+                self._network.head(self.hidden[first : first + n * length].view(n, length, -1))
                 for first, n, length in self.groups
             ]
         )
@@ -110,8 +110,9 @@ def _counted(
     ids: np.ndarray[tuple[int], np.dtype[np.int64]], padding: int
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """RoBERTa's positions of a text that holds the padding token itself: it counts the other tokens only."""
-    real = ids != padding
-    return np.cumsum(real) * real + padding
+    real = (ids != padding).astype(np.int64)
+    counted: np.ndarray[tuple[int], np.dtype[np.int64]] = np.cumsum(real) * real + padding
+    return counted
 
 
 def _types(encodings: Sequence[Encoding], lengths: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -110,7 +110,7 @@ class HuggingFaceBackend:
             "layout": self.verdict.layout,
             "layout_reason": self.verdict.reason,
             "threads": self.threads,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         }
 
     def _check_longest(self) -> None:
@@ -154,7 +154,7 @@ def _load(
     allow_pickle: bool,
     missing: Callable[[Sequence[str]], str | None],
 ) -> PreTrainedModel:
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours says more, once
+    transformers.utils.logging.disable_progress_bar()
     try:
         model, report = getattr(transformers, auto_class).from_pretrained(
             path,

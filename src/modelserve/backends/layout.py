@@ -7,20 +7,22 @@ of its own) fails the comparison, and is batched only in a way that passed. Runs
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from modelserve.backends.base import Layout
-from modelserve.backends.batch import SplitStates, WholeStates, pad, run
+from modelserve.backends.batch import pad, run
 from modelserve.backends.network import Network
 from modelserve.errors import LoadError
 from modelserve.types import Encoding
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference that rounding may cause, relative to the answer's largest value (absolute below 1)."""
+
+LAYOUTS_WITH_ROWS: tuple[Layout, ...] = ("padded", "equal")
 
 Head = Literal["token", "sequence", "none"]
 
@@ -45,68 +47,65 @@ def samples(vocabulary: int, longest: int, avoid: set[int]) -> list[Encoding]:
 
 
 def find(network: Network, head: Head, texts: Sequence[Encoding], *, varlen: bool) -> Verdict:
-    """The best layout that gives each of `texts` the answer that it gets alone. Raises LoadError if none does."""
-    alone = [_answers(network, head, [text], "single", split=False)[0] for text in texts]
-    tolerance = TOLERANCE.get(alone[0].dtype, 1e-5) * max(1.0, max(a.abs().max().item() for a in alone))
-    if not torch.isfinite(torch.cat([a.flatten() for a in alone])).all():
+    """The best layout that gives each of `texts` the answer that it gets alone.
+
+    varlen: the device has a variable-length kernel for this dtype. Raises LoadError for weights that give NaN.
+    """
+    alone = _answers(network, head, texts, "single", split=False)
+    if not all(torch.isfinite(answer).all() for answer in alone):
         raise LoadError(f"the weights give NaN or infinite values in {alone[0].dtype}; try --dtype float32")
+    tolerance = TOLERANCE.get(alone[0].dtype, 1e-5) * max(1.0, *(answer.abs().max().item() for answer in alone))
     if head == "sequence":
         network.first_row_only = _reads_first_row_only(network, texts)
-
-    reasons: list[str] = [] if network.can_pack else ["packed: this architecture brings its own attention or positions"]
-
-    def passes(name: str, answers: Callable[[], list[torch.Tensor]]) -> bool:
+    reasons = [] if network.can_pack else ["packed: this architecture brings its own attention or positions"]
+    for layout, split, variable in _candidates(packed=network.can_pack, varlen=varlen):
         try:
-            difference = max((a - b).abs().max().item() for a, b in zip(alone, answers(), strict=True))
-        except Exception as error:  # an architecture may refuse a layout in any way; the log says which
-            reasons.append(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
-            return False
+            answers = _answers(network, head, texts, layout, split=split, varlen=variable)
+            difference = max((a - b).abs().max().item() for a, b in zip(alone, answers, strict=True))
+        except Exception as error:  # an architecture may refuse a layout in any way; the log says in which
+            reasons.append(f"{layout}: {type(error).__name__}: {error}".splitlines()[0])
+            continue
         if difference <= tolerance:
-            return True
-        reasons.append(f"{name}: answers differ by {difference:.1e}")
-        return False
-
-    def verdict(layout: Layout, *, split: bool, varlen: bool = False) -> Verdict:
-        return Verdict(layout, split, varlen, "; ".join(reasons) or "passed the comparison with each text alone")
-
-    by_length = _by_length(texts)
-    for variable in (True, False) if varlen else (False,):
-        name = "packed, variable-length kernel" if variable else "packed"
-        if network.can_pack and passes(
-            name,
-            lambda v=variable: _answers(network, head, texts, "packed", split=True, varlen=v),  # type: ignore[misc]
-        ):
-            return verdict("packed", split=True, varlen=variable)
-    for split in (True, False):
-        if passes(
-            "padded" if split else "padded, whole", lambda s=split: _answers(network, head, texts, "padded", split=s)
-        ):  # type: ignore[misc]
-            return verdict("padded", split=split)
-    for split in (True, False):
-        if passes(
-            "equal lengths",
-            lambda s=split: [a for group in by_length for a in _answers(network, head, group, "equal", split=s)],  # type: ignore[misc]
-        ):
-            return verdict("equal", split=split)
-    return verdict("single", split=False)
+            return Verdict(layout, split, variable, "; ".join(reasons) or "each text got the answer that it gets alone")
+        reasons.append(f"{layout}: answers differ by {difference:.1e}")
+    return Verdict("single", False, False, "; ".join(reasons))
 
 
-def _by_length(texts: Sequence[Encoding]) -> list[list[Encoding]]:
-    groups: dict[int, list[Encoding]] = {}
-    for text in texts:
-        groups.setdefault(len(text), []).append(text)
-    return list(groups.values())
+def _candidates(*, packed: bool, varlen: bool) -> Iterator[tuple[Layout, bool, bool]]:
+    """(layout, split, variable-length kernel), the fastest first."""
+    if packed and varlen:
+        yield "packed", True, True
+    if packed:
+        yield "packed", True, False
+    for layout in LAYOUTS_WITH_ROWS:
+        yield layout, True, False
+        yield layout, False, False
 
 
 def _answers(
     network: Network, head: Head, texts: Sequence[Encoding], layout: Layout, *, split: bool, varlen: bool = False
 ) -> list[torch.Tensor]:
     """What each text's rows come out as, on whichever head is served."""
-    states: SplitStates | WholeStates = run(network, texts, layout, split=split, varlen=varlen)
-    if head == "sequence":
-        return list(states.sequence_logits())
-    rows = states.hidden if head == "none" else states.token_logits()
-    return list(rows.split([len(text) for text in texts]))
+    answers: dict[int, torch.Tensor] = {}
+    for together in _passes(texts, layout):
+        batch = [texts[i] for i in together]
+        states = run(network, batch, layout, split=split, varlen=varlen)
+        if head == "sequence":
+            answers |= zip(together, states.sequence_logits(), strict=True)
+        else:
+            rows = states.hidden if head == "none" else states.token_logits()
+            answers |= zip(together, torch.split(rows, states.lengths), strict=True)
+    return [answers[i] for i in range(len(texts))]
+
+
+def _passes(texts: Sequence[Encoding], layout: Layout) -> list[list[int]]:
+    """Which texts may share a pass."""
+    if layout in ("packed", "padded"):
+        return [list(range(len(texts)))]
+    passes: dict[int, list[int]] = {}
+    for i, text in enumerate(texts):
+        passes.setdefault(i if layout == "single" else len(text), []).append(i)
+    return list(passes.values())
 
 
 def _reads_first_row_only(network: Network, texts: Sequence[Encoding]) -> bool:
@@ -114,6 +113,6 @@ def _reads_first_row_only(network: Network, texts: Sequence[Encoding]) -> bool:
     try:
         hidden = network.encode_padded(ids, mask, types)
         whole, first = network.head(hidden), network.head(hidden[:, :1])
-    except Exception:  # the head cannot be run apart at all; `find` says so with its own comparison
+    except Exception:  # the head cannot be run apart at all; the comparison in `find` says so with its reason
         return False
     return bool(torch.allclose(whole, first, rtol=0, atol=1e-6 * max(1.0, whole.abs().max().item())))

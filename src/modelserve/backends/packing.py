@@ -81,7 +81,7 @@ def _attention(
     window: int | None = kwargs.get("sliding_window")
     rows = [x[0].transpose(0, 1) for x in (query, key, value)]  # [T, heads, d]
     if _packing.bounds is not None:
-        return _variable_length(rows, scaling, window).unsqueeze(0), None
+        return _variable_length(rows, _packing.bounds, scaling, window).unsqueeze(0), None
     if len(groups) == 1:
         return _block(rows, groups[0], scaling, window).unsqueeze(0), None
     blocks = [
@@ -93,7 +93,7 @@ def _attention(
 
 def _block(rows: list[torch.Tensor], group: Group, scaling: float | None, window: int | None) -> torch.Tensor:
     _, n, length = group
-    query, key, value = (x.unflatten(0, (n, length)).transpose(1, 2) for x in rows)
+    query, key, value = (x.view(n, length, *x.shape[1:]).transpose(1, 2) for x in rows)
     band = None
     if window is not None and length > window:
         # transformers hands over the exclusive bound: positions closer than `window` see each other.
@@ -103,16 +103,16 @@ def _block(rows: list[torch.Tensor], group: Group, scaling: float | None, window
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _variable_length(rows: list[torch.Tensor], scaling: float | None, window: int | None) -> torch.Tensor:
+def _variable_length(
+    rows: list[torch.Tensor], bounds: torch.Tensor, scaling: float | None, window: int | None
+) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = rows
-    bounds = _packing.bounds
     side = -1 if window is None else window - 1
     longest = _packing.longest
-    out: torch.Tensor = varlen_attn(
-        query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=(side, side)
-    )
+    out = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=(side, side))
+    assert isinstance(out, torch.Tensor)  # a pair only where the log-sum-exp is asked for
     return out
 
 

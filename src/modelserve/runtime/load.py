@@ -14,7 +14,8 @@ from modelserve import registry
 from modelserve.backends.base import Backend
 from modelserve.config import Config
 from modelserve.runtime.files import resolve
-from modelserve.runtime.inspect import inspect, missing_head
+from modelserve.runtime.heads import missing_head
+from modelserve.runtime.info import inspect
 from modelserve.runtime.tokenizer import Tokenizer
 from modelserve.tasks.base import Task
 from modelserve.types import ModelInfo

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,10 +26,12 @@ from modelserve.errors import (
 )
 from modelserve.runtime import metrics
 from modelserve.runtime.batcher import Batcher, Reply
-from modelserve.runtime.load import Loaded, load
 from modelserve.tasks import raw
 from modelserve.tasks.base import States, Task
 from modelserve.types import Encoding, InferRequest, InferResponse, ModelInfo, Output, TensorSpec
+
+if TYPE_CHECKING:
+    from modelserve.runtime.load import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Model:
         started = time.monotonic()
         self._at("queued", 0.0)
         try:
-            self._loaded = await asyncio.get_running_loop().run_in_executor(self._long, load, self._config, self._at)
+            self._loaded = await asyncio.get_running_loop().run_in_executor(self._long, _load, self._config, self._at)
         except BaseException as error:
             self.stage = "failed"
             self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
@@ -311,6 +313,13 @@ class Models:
             and all(model.ready for model in self._models.values())
             and self.others_ready()
         )
+
+
+def _load(config: Config, at: Callable[[str, float], None]) -> Loaded:
+    """In the load thread, imports included: torch and transformers take seconds, and the port is open meanwhile."""
+    from modelserve.runtime.load import load
+
+    return load(config, at)
 
 
 def _characters(request: InferRequest) -> int:
