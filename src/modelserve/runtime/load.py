@@ -42,8 +42,7 @@ class Loaded:
 
 def load(config: Config, at: At) -> Loaded:
     """Raises LoadError, with the one sentence that a user needs."""
-    at("download", 0.0)
-    files = resolve(config, lambda fraction: at("download", _DOWNLOADED * fraction))
+    files = resolve(config, lambda fraction: at("download" if config.model_id else "load", _DOWNLOADED * fraction))
     at("load", _DOWNLOADED)
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")

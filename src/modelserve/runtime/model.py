@@ -317,6 +317,7 @@ class Models:
 
 def _load(config: Config, at: Callable[[str, float], None]) -> Loaded:
     """In the load thread, imports included: torch and transformers take seconds, and the port is open meanwhile."""
+    at("download" if config.model_id else "load", 0.0)
     from modelserve.runtime.load import load
 
     return load(config, at)
