@@ -115,7 +115,7 @@ class _Supervisor:
     async def _start(self, index: int) -> asyncio.subprocess.Process:
         nobody_accepts = not any(self._board.ready(i) for i in range(self._config.workers) if i != index)
         first = index == 0 or self._board.complete()
-        environment = os.environ | {
+        environment = flags.without_parameters(os.environ) | {
             "PROMETHEUS_MULTIPROC_DIR": str(self._metrics),
             **variables(
                 INDEX=index,
