@@ -172,7 +172,9 @@ def main(once: bool) -> None:
         ):
             port = wait_ready(process, ports_file, console)
             console.print(table(nearest(port)))
-            console.print(f"Serving at http://localhost:{port}, with its documentation at /docs. Try this next:\n")
+            console.print(
+                f"Serving at http://localhost:{port}, with its documentation at /docs. Try this next:\n", soft_wrap=True
+            )
             console.print(next_command(port), markup=False, soft_wrap=True)
             if not once:
                 console.print("\nCtrl-C ends it.")
