@@ -326,6 +326,7 @@ def test_what_kubernetes_says_of_services_is_no_parameter() -> None:
     assert parse([], links) == Config()
     assert unknown_variables(links) == []
     assert parse([], links | {"MODELSERVE_HTTP_PORT": "8000"}).http_port == 8000
+    assert parse([], {"CE_SOURCE": "tcp://events"}).ce_source == "tcp://events"
 
 
 def test_a_process_told_by_its_flags_reads_no_variable() -> None:

@@ -24,7 +24,9 @@ def is_reserved(variable: str, value: str) -> bool:
     Kubernetes gives each pod variables named after the services of its namespace: a service `modelserve-http` sets
     MODELSERVE_HTTP_PORT to tcp://10.0.0.7:8080, which is nobody's wish for a port.
     """
-    return bool(_RESERVED.fullmatch(variable) or _SERVICE_LINK.fullmatch(variable) or _SERVICE_URL.match(value))
+    if variable.startswith(PREFIX) and variable.endswith("_PORT") and _SERVICE_URL.match(value):
+        return True
+    return bool(_RESERVED.fullmatch(variable) or _SERVICE_LINK.fullmatch(variable))
 
 
 def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
