@@ -182,6 +182,9 @@ def invalid(error: msgspec.ValidationError) -> InvalidRequest:
     """msgspec's complaint as ours: "Expected `int`, got `str` - at `$.top_k`" names its field as `param`."""
     message, _, path = str(error).partition(" - at `")
     path = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if message.startswith("Object missing required field"):
+        missing = f"{path}.{message.split('`')[1]}".removeprefix(".")
+        return InvalidRequest(f"{missing} is missing.", param=missing)
     if not path:
         return InvalidRequest(f"{message}.")
     return InvalidRequest(f"{path}: {_lower(message)}.", param=path)

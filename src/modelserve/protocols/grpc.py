@@ -20,6 +20,7 @@ from modelserve.protocols import grpc_tensors, pb, v2_infer
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc_call import Call, Function, Rpc
 from modelserve.protocols.grpc_health import Health
+from modelserve.runtime.model import Model
 
 
 async def start_grpc(context: Context, port: int, *, so_reuseport: bool = False) -> tuple[grpc.aio.Server, int]:
@@ -130,22 +131,24 @@ async def _repository_index(call: Call, request: Any) -> Any:
 
 
 async def _load(call: Call, request: Any) -> Any:
-    name = await _control(call, request, lambda model: model.load())
+    name = await _control(call, request, call.context.models.find, lambda model: model.load())
     return pb.message("RepositoryModelLoadResponse")(model_name=name, isLoaded=True)
 
 
 async def _unload(call: Call, request: Any) -> Any:
-    name = await _control(call, request, lambda model: model.unload())
+    name = await _control(call, request, call.context.models.get, lambda model: model.unload())
     return pb.message("RepositoryModelUnloadResponse")(model_name=name, isUnloaded=True)
 
 
-async def _control(call: Call, request: Any, change: Callable[[Any], Awaitable[None]]) -> str:
+async def _control(
+    call: Call, request: Any, find: Callable[[str], Model], change: Callable[[Model], Awaitable[None]]
+) -> str:
     if not call.context.config.enable_model_control:
         raise NotSupported("Models are loaded and unloaded here only with --enable_model_control.")
     name = request.model_name or request.triton_model_name
     if not name:
         raise InvalidRequest("model_name is empty; name the model.", param="model_name")
-    call.model = call.context.models.find(name)
+    call.model = find(name)
     # A caller who hangs up does not leave the model half loaded.
     await asyncio.shield(asyncio.ensure_future(change(call.model)))
     return call.model.name

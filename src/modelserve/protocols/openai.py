@@ -1,0 +1,179 @@
+"""OpenAI's API, as far as an encoder answers it: models, embeddings, and rerank beside them. Bytes <-> types only.
+
+Served under --openai_route_prefix and without a prefix, where /v1/models is V1's route too (v1.py has it). Runs on the
+event loop.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from time import time
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from starlette.routing import Route
+
+from modelserve.errors import InvalidRequest
+from modelserve.protocols.context import Context
+from modelserve.protocols.exchange import Exchange, Reply, encode
+from modelserve.protocols.http import ErrorBody, Function, endpoint, error_body
+from modelserve.protocols.models import ModelCard, ModelList, model_card, model_list
+from modelserve.protocols.openai_errors import OpenAIError, openai_error, read
+from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
+from modelserve.protocols.rerank import Rerank, Reranked, rerank
+from modelserve.types import InferRequest, Instance, Params, TokenIds
+
+
+class EmbeddingRequest(msgspec.Struct):
+    """The body of an embeddings request; other keys, such as `user`, are ignored."""
+
+    model: str
+    input: str | list[str | int | list[int]]
+    """A text, texts, the token ids of one text, or those of several. All elements are of one kind."""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    """Length of the vectors, for models that were trained to be cut."""
+
+
+class Embedding(msgspec.Struct):
+    """A vector: numbers, or base64 of their little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct):
+    """Tokens read, special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+    prompt_tokens_details: None = None
+
+
+class Embeddings(msgspec.Struct):
+    """One vector per input, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+    id: str
+    created: int
+
+
+class Named(msgspec.Struct):
+    """All that is read of a request that no encoder answers."""
+
+    model: str
+
+
+_embedding = msgspec.json.Decoder(EmbeddingRequest)
+_named = msgspec.json.Decoder(Named)
+_INPUT = "it is a text, a list of texts, a list of token ids or a list of such lists"
+_HINTS = {
+    "model": "it names the model",
+    "input": _INPUT,
+    "encoding_format": "it is float or base64",
+    "dimensions": "it is a number of 1 or more",
+}
+
+
+async def embeddings(exchange: Exchange) -> Reply:
+    asked = await read(exchange, _embedding, _HINTS)
+    model = exchange.model = exchange.context.models.get(asked.model)
+    model.check_ready()
+    if model.task_name != "text_embedding":
+        raise InvalidRequest(
+            f"Model {model.name} does not support Embeddings API; its task is {model.task_name}.", param="model"
+        )
+    params = Params(dimensions=asked.dimensions)
+    response = await exchange.infer(
+        model, InferRequest(model.name, instances(asked.input), params, id=exchange.id, api="openai")
+    )
+    data = [
+        Embedding("embedding", index, _base64(vector) if asked.encoding_format == "base64" else vector.tolist())
+        for index, vector in enumerate(response.predictions)
+    ]
+    tokens = sum(response.tokens)
+    answer = Embeddings("list", data, model.name, Usage(tokens, tokens), exchange.id, int(time()))
+    return Reply(encode(answer))
+
+
+def instances(given: str | list[str | int | list[int]]) -> list[Instance]:
+    """What `input` holds. Raises InvalidRequest for nothing and for a mixture."""
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(one) for one in given}
+    if kinds == {str}:
+        return cast("list[Instance]", given)
+    if kinds == {int}:
+        return [TokenIds(cast("list[int]", given))]
+    if kinds == {list} and all(given):
+        return [TokenIds(cast("list[int]", ids)) for ids in given]
+    wrong = "is empty" if not given else "mixes texts and token ids" if len(kinds) > 1 else "has an empty list"
+    raise InvalidRequest(f"input {wrong}; {_INPUT}.", param="input")
+
+
+def _base64(vector: np.ndarray[Any, Any]) -> str:
+    return b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
+
+
+async def list_models(exchange: Exchange) -> Reply:
+    return Reply(encode(model_list(exchange.context.models)))
+
+
+async def get_model(exchange: Exchange) -> Reply:
+    return Reply(encode(model_card(exchange.context.models.get(exchange.params["model"]))))
+
+
+def _generative(api: str) -> Function:
+    """An endpoint that an encoder does not have."""
+
+    async def refuse(exchange: Exchange) -> Reply:
+        asked = await read(exchange, _named, _HINTS)
+        model = exchange.model = exchange.context.models.get(asked.model)
+        raise InvalidRequest(f"Model {model.name} does not support {api}", param="model")
+
+    return refuse
+
+
+def error_bodies(context: Context) -> dict[str, ErrorBody]:
+    """Everything under /v1 is OpenAI's but the models, which are V1's there."""
+    ours: dict[str, ErrorBody] = {f"{prefix}/v1": openai_error for prefix in context.config.http_prefixes}
+    return ours | {"/v1/models": error_body}
+
+
+def routes(context: Context) -> list[Route]:
+    def route(method: str, path: str, function: Function, operation: Operation) -> Route:
+        return Route(path, endpoint(context, "openai", function, openai_error, operation=operation), methods=[method])
+
+    rows: list[Route] = []
+    for prefix in context.config.http_prefixes:
+        at = f"{prefix}/v1"
+        if prefix:
+            rows += [
+                route("GET", f"{at}/models", list_models, _operation("The models", ModelList)),
+                route("GET", f"{at}/models/{{model}}", get_model, _operation("One model", ModelCard, errors=(404,))),
+            ]
+        rows.append(
+            route(
+                "POST",
+                f"{at}/embeddings",
+                embeddings,
+                _operation("Embeddings", Embeddings, EmbeddingRequest, REQUEST_ERRORS),
+            )
+        )
+        reranking = _operation("Rerank documents", Reranked, Rerank, (*REQUEST_ERRORS, 501))
+        rows += [route("POST", f"{prefix}/{version}/rerank", rerank, reranking) for version in ("v1", "v2")]
+        for path, api in (("completions", "Completions API"), ("chat/completions", "Chat Completion API")):
+            refused = _operation(f"{api} (an encoder has none)", None, Named, (400, 404, 413, 415))
+            rows.append(route("POST", f"{at}/{path}", _generative(api), refused))
+    return rows
+
+
+def _operation(summary: str, answer: Any, request: Any = None, errors: tuple[int, ...] = ()) -> Operation:
+    return Operation(summary, answer, request=request, errors=errors, error=OpenAIError)
