@@ -24,7 +24,9 @@ def _page() -> bytes:
 
 
 async def docs(exchange: Exchange) -> Reply:
-    policy = b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    policy = (
+        b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    )
     return Reply(_page(), content_type=b"text/html; charset=utf-8", headers=((b"content-security-policy", policy),))
 
 

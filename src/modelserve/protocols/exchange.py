@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -40,6 +41,26 @@ def plain(value: Any) -> Any:
 
 encode = msgspec.json.Encoder(enc_hook=plain).encode
 """Compact JSON; numpy allowed, NaN and infinities become null."""
+
+
+JsonList = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]
+"""A field of an answer that `encode_many` fills."""
+
+
+async def encode_many(values: Sequence[Any] | np.ndarray[Any, Any], piece: int) -> msgspec.Raw:
+    """A list, or a flat array, as JSON; more than `piece` elements of it on a thread and piece by piece.
+
+    One call of the encoder keeps the interpreter to itself, and 4096 embeddings take it a quarter of a second: too
+    long for a health probe to wait.
+    """
+    if len(values) <= piece:
+        return msgspec.Raw(encode(values))
+    return await asyncio.to_thread(_encode_in_pieces, values, piece)
+
+
+def _encode_in_pieces(values: Sequence[Any] | np.ndarray[Any, Any], piece: int) -> msgspec.Raw:
+    pieces = (encode(values[start : start + piece])[1:-1] for start in range(0, len(values), piece))
+    return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
 
 
 @dataclass(slots=True)

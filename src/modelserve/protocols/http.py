@@ -117,7 +117,7 @@ async def _send(exchange: Exchange, reply: Reply, send: Send) -> None:
     ]
     if exchange.response is not None and exchange.response.tokens_dropped:
         headers.append((b"x-modelserve-tokens-dropped", b"%d" % exchange.response.tokens_dropped))
-    if len(body) >= _GZIP_MIN_BYTES:
+    if len(body) >= _GZIP_MIN_BYTES:  # smaller ones fit a packet anyway
         headers.append((b"vary", b"accept-encoding"))
         if wants_gzip(exchange.header("accept-encoding")):
             body = await compressed(body)

@@ -35,6 +35,7 @@ class Operation:
     answer, request: the types of the JSON bodies; an answer of None with `errors` alone is a route that only refuses.
     media: the answer's types where they are not JSON. event: takes and gives CloudEvents too. binary: takes and gives
     bytes behind its JSON too. not_ready: the body of a 503 that is no error but an answer. error: the API's error body.
+    example: a request's body that works.
     """
 
     summary: str
@@ -46,6 +47,7 @@ class Operation:
     binary: bool = False
     not_ready: Any = None
     error: Any = Error
+    example: Any = None
 
     def types(self) -> list[Any]:
         return [t for t in (self.answer, self.request, self.event, self.not_ready, self.error) if t is not None]
@@ -107,7 +109,9 @@ def _item(place: Described, method: str, schema: dict[Any, Any], model_names: Se
             for name in names
         ]
     if operation.request is not None:
-        item["requestBody"] = {"required": True, "content": _content(operation, schema[operation.request], schema)}
+        content = _content(operation, schema[operation.request], schema)
+        content[_JSON]["example"] = operation.example
+        item["requestBody"] = {"required": True, "content": content}
     item["responses"] = dict(_responses(operation, schema))
     return item
 

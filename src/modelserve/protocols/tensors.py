@@ -41,6 +41,9 @@ _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}
 _MAX_ELEMENTS = 2**31 - 1
 _MAX_DIMENSIONS = 32
 
+ELEMENTS_PIECE = 32768
+"""Elements to write as JSON at a time: a millisecond."""
+
 
 def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...], int]:
     """Datatype in upper case, shape, and number of elements of a tensor that a caller declared.
@@ -127,9 +130,8 @@ def to_bytes(tensor: Tensor) -> bytes:
     return b"".join(part for element in tensor.data for part in (struct.pack("<I", len(element)), element))
 
 
-def to_values(tensor: Tensor) -> list[Any]:
+def elements(tensor: Tensor) -> np.ndarray[Any, Any] | list[str]:
     """The elements of a tensor as JSON has them: flat, row-major; BYTES as strings."""
     if isinstance(tensor.data, np.ndarray):
-        flat: list[Any] = tensor.data.ravel().tolist()
-        return flat
+        return tensor.data.ravel()
     return [element.decode() for element in tensor.data]

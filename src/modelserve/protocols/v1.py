@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from starlette.routing import Route
 
 from modelserve.errors import InvalidRequest, NotSupported
 from modelserve.protocols import cloudevents
 from modelserve.protocols.cloudevents import Event, StructuredEvent
 from modelserve.protocols.context import Context
-from modelserve.protocols.exchange import Exchange, Reply, decode, encode
+from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many
 from modelserve.protocols.http import Function, endpoint
 from modelserve.protocols.models import ModelCard, ModelList, model_card, model_list
 from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
-from modelserve.protocols.tensors import to_values
+from modelserve.protocols.tensors import ELEMENTS_PIECE, elements
 from modelserve.types import InferRequest, InferResponse, Instance, Params, TextPair
 
 
@@ -27,7 +28,7 @@ class TextInstance(msgspec.Struct):
     text_pair: str | None = None
 
 
-Instances = str | list[str | TextInstance]
+Instances = str | Annotated[list[str | TextInstance], Meta(min_length=1)]
 
 
 class Predict(msgspec.Struct):
@@ -43,19 +44,23 @@ class V1Tensor(msgspec.Struct):
 
     name: str
     datatype: str
-    shape: list[int]
-    data: list[Any]
+    shape: Sequence[int]
+    data: JsonList
 
 
-class Predictions(msgspec.Struct, omit_defaults=True):
+class Predictions(msgspec.Struct):
     """One prediction per instance; what it looks like depends on the task."""
 
-    predictions: list[Any]
+    predictions: JsonList
     outputs: list[V1Tensor] | UnsetType = UNSET
     parameters: dict[str, int] | UnsetType = UNSET
 
 
+_PIECE = 64
+"""Predictions to encode at a time: a millisecond for embeddings of 384."""
 _predict = msgspec.json.Decoder(Predict)
+_EITHER = {"anyOf": [{"required": ["instances"]}, {"required": ["inputs"]}]}
+_PREDICT = Annotated[Predict, Meta(extra_json_schema=_EITHER)]
 
 
 async def predict(exchange: Exchange) -> Reply:
@@ -64,7 +69,7 @@ async def predict(exchange: Exchange) -> Reply:
     exchange.require_json()
     asked, event = understand(exchange, await exchange.body())
     response = await exchange.infer(model, to_request(model.name, asked, exchange.id))
-    answer = encode(to_answer(response))
+    answer = encode(await to_answer(response))
     return cloudevents.reply(event, answer, model.name, exchange.context.config) if event else Reply(answer)
 
 
@@ -99,10 +104,13 @@ def _instance(given: str | TextInstance) -> Instance:
     return given.text if given.text_pair is None else TextPair(given.text, given.text_pair)
 
 
-def to_answer(response: InferResponse) -> Predictions:
-    answer = Predictions(response.predictions)
+async def to_answer(response: InferResponse) -> Predictions:
+    answer = Predictions(await encode_many(response.predictions, _PIECE))
     if response.outputs:
-        answer.outputs = [V1Tensor(t.name, t.datatype, list(t.shape), to_values(t)) for t in response.outputs]
+        answer.outputs = [
+            V1Tensor(t.name, t.datatype, t.shape, await encode_many(elements(t), ELEMENTS_PIECE))
+            for t in response.outputs
+        ]
     if response.tokens_dropped:
         answer.parameters = {"tokens_dropped": response.tokens_dropped}
     return answer
@@ -133,7 +141,14 @@ def routes(context: Context) -> list[Route]:
             "POST",
             "/v1/models/{model}:predict",
             predict,
-            Operation("Predict", Predictions, request=Predict, event=StructuredEvent, errors=REQUEST_ERRORS),
+            Operation(
+                "Predict",
+                Predictions,
+                request=_PREDICT,
+                event=StructuredEvent,
+                errors=REQUEST_ERRORS,
+                example={"instances": ["Paris is the capital of France."]},
+            ),
         ),
         route(
             "POST",

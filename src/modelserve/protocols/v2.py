@@ -18,7 +18,7 @@ from starlette.routing import Route
 from modelserve.errors import InvalidRequest, NotSupported
 from modelserve.protocols import tensors
 from modelserve.protocols.context import Context
-from modelserve.protocols.exchange import Exchange, Reply, decode, encode
+from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many
 from modelserve.protocols.http import Function, endpoint
 from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.v2_infer import to_outputs, to_parameters, to_request
@@ -52,7 +52,7 @@ class WantedOutput(msgspec.Struct):
 class Infer(msgspec.Struct):
     """The body of an inference request, or its JSON part."""
 
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], Meta(min_length=1)]
     id: str | None = None
     parameters: Parameters | None = None
     outputs: list[WantedOutput] | None = None
@@ -65,7 +65,7 @@ class OutputTensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: Parameters | None
-    data: list[Any] | UnsetType = UNSET
+    data: JsonList | UnsetType = UNSET
 
 
 class Inferred(msgspec.Struct):
@@ -153,10 +153,14 @@ async def infer(exchange: Exchange) -> Reply:
     as_bytes = [everything if binary.get(o.name) is None else binary[o.name] is True for o in outputs]
     given_version = exchange.params.get("version")
     if any(as_bytes):
-        return _binary_reply(response, given_version, outputs, as_bytes)
-    answer = Inferred(
-        response.model_name, given_version, response.id, to_parameters(response) or None, [_output(o) for o in outputs]
-    )
+        return await _binary_reply(response, given_version, outputs, as_bytes)
+    described = [
+        OutputTensor(
+            o.name, list(o.shape), o.datatype, None, await encode_many(tensors.elements(o), tensors.ELEMENTS_PIECE)
+        )
+        for o in outputs
+    ]
+    answer = Inferred(response.model_name, given_version, response.id, to_parameters(response) or None, described)
     return Reply(encode(answer))
 
 
@@ -220,11 +224,7 @@ def _filled(shape: list[int], count: int) -> list[int]:
     return [count // others if size == -1 else size for size in shape]
 
 
-def _output(tensor: Tensor) -> OutputTensor:
-    return OutputTensor(tensor.name, list(tensor.shape), tensor.datatype, None, tensors.to_values(tensor))
-
-
-def _binary_reply(
+async def _binary_reply(
     response: InferResponse, given_version: str | None, outputs: Sequence[Tensor], as_bytes: Sequence[bool]
 ) -> Reply:
     """JSON, then the bytes of those outputs that were wanted so, in order."""
@@ -236,7 +236,7 @@ def _binary_reply(
             parts.append(tensors.to_bytes(tensor))
             entry["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            entry["data"] = tensors.to_values(tensor)
+            entry["data"] = await encode_many(tensors.elements(tensor), tensors.ELEMENTS_PIECE)
         described.append(entry)
     head: dict[str, Any] = {"id": response.id, "model_name": response.model_name, "model_version": given_version}
     if parameters := to_parameters(response):
@@ -301,7 +301,10 @@ def _check_control(exchange: Exchange) -> None:
         raise NotSupported("Models are not loaded or unloaded over the API here; --enable_model_control allows it.")
 
 
-_INFER = Operation("Infer", Inferred, request=Infer, binary=True, errors=REQUEST_ERRORS)
+_EXAMPLE = {
+    "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["Paris is the capital of France."]}]
+}
+_INFER = Operation("Infer", Inferred, request=Infer, binary=True, errors=REQUEST_ERRORS, example=_EXAMPLE)
 _METADATA = Operation("Metadata of a model: its inputs and outputs", ModelMetadata, errors=(404,))
 _READY = Operation("Whether a model can answer", ModelReady, not_ready=ModelReady, errors=(404,))
 _INDEX = Operation("The model repository: every model and its state", list[IndexEntry])
