@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench docs constraints clean
+.PHONY: help install demo test test-all check format bench docs proto constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ format: .venv/.dev ## mend what lint and format can mend
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md)
 	$(BIN)/python tools/parameters.py
+
+PB := src/modelserve/protocols/pb
+proto: .venv/.dev ## compile inference.proto again
+	$(BIN)/python -m grpc_tools.protoc -I$(PB) --descriptor_set_out=$(PB)/inference.binpb $(PB)/inference.proto
 
 constraints: ## pin today's newest version of every dependency but torch
 	rm -rf .venvs/constraints && $(PYTHON) -m venv .venvs/constraints

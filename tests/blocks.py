@@ -168,7 +168,7 @@ def difference(shown: Any, given: Any, path: str = "answer") -> str | None:
     """Where a printed answer has another form than the one a page shows; None when nowhere.
 
     Values may differ (models in tests are tiny and random). A shown list may be shorter than the given one, and a
-    list that is not empty must not be shown for an empty one.
+    list that is not empty must not be shown for an empty one. An error's sentence is the same word for word.
     """
     if type(shown) is not type(given):
         return f"{path} is {type(given).__name__}, shown is {type(shown).__name__}"
@@ -180,6 +180,8 @@ def difference(shown: Any, given: Any, path: str = "answer") -> str | None:
         if len(shown) > len(given):
             return f"{path} has {len(given)} elements, shown are {len(shown)}"
         pairs = [(f"{path}[{n}]", *both) for n, both in enumerate(zip(shown, given, strict=False))]
+    elif path.endswith(".error") and shown != given:
+        return f"{path} is {given!r}, shown is {shown!r}"
     else:
         return None
     return next((found for name, a, b in pairs if (found := difference(a, b, name))), None)

@@ -83,6 +83,7 @@ def test_blocks_run(page: Path, tmp_path: Path, hub_environment: dict[str, str])
         ({"a": {"b": None}}, {"a": {}}, "answer.a has the keys []"),
         ({"a": [[1], [2]]}, {"a": [[1]]}, "answer.a has 1 elements"),
         ([{"b": 1}], [{"b": "1"}], "answer[0].b is str"),
+        ({"error": "No."}, {"error": "Never."}, "answer.error is 'Never.'"),
     ],
 )
 def test_difference_names_the_place(shown: object, given: object, where: str | None) -> None:

@@ -14,7 +14,7 @@ def tree() -> list[str]:
     for line in block.text.splitlines():
         depth = len(line) - len(line.lstrip())
         entry, _, comment = line.strip().partition(" ")
-        assert comment.strip(), f"no comment: {line!r}"
+        assert comment.strip() or entry.endswith("/"), f"no comment: {line!r}"
         open_folders = [(at, folder) for at, folder in open_folders if at < depth]
         path = "".join(folder for _, folder in open_folders) + entry
         paths.append(path)
