@@ -30,6 +30,8 @@ _BACKLOG = 2048
 _SETTLED_S = 60.0
 """A worker that lived this long died of something new; its restarts begin without delay again."""
 _LONGEST_PAUSE_S = 30.0
+_SILENT_S = 60.0
+"""An event loop that has not turned for so long never will. Imports of a start on a busy machine stay far below."""
 _GRACE_S = 5.0
 """Beyond --shutdown_timeout, before a worker that does not end is killed."""
 
@@ -136,11 +138,11 @@ class _Supervisor:
         )
 
     async def _watch(self) -> None:
-        """Kill a worker whose event loop has not turned for --liveness_timeout; `_keep` starts another."""
+        """Kill a worker whose event loop hangs; `_keep` starts another. (Of a hanging pass a worker ends itself.)"""
         while True:
             await asyncio.sleep(1)
             for index, process in self._processes.items():
-                if process.returncode is None and self._board.silent_s(index) > self._config.liveness_timeout:
+                if process.returncode is None and self._board.silent_s(index) > _SILENT_S:
                     log.error("worker %d (pid %d) does not answer; killing it", index, process.pid)
                     process.kill()
 
