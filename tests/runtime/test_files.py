@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import scan_cache_dir
 from safetensors.numpy import load_file, save_file
 
 from modelserve.config import Config
@@ -117,6 +118,30 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, bert: Path) -> None:
     assert held(answer) == needed | {"modeling_mine.py"}
 
 
+def test_code_of_another_repository_comes_when_it_is_trusted(hub: Hub, bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    for name in ("modeling_mine.py", "layers.py"):
+        (tmp_path / "code" / name).write_text("pass\n")
+    hub.models["me/code"] = Repository({"main": tmp_path / "code"})
+    settings = json.loads((bert / "config.json").read_text())
+    auto_map = {"AutoModel": "me/code--modeling_mine.Mine", "AutoConfig": "configuration_mine.Mine"}
+    (bert / "config.json").write_text(json.dumps(settings | {"auto_map": auto_map}))
+    start(hub.environment(), model_id=BERT, model_revision=commit(bert))
+    assert not hub.asked("modeling_mine.py", "HEAD")
+    environment = hub.environment()
+    hub.fail("layers.py", damaged=True)
+    answer = start(environment, model_id=BERT, model_revision=commit(bert), trust_remote_code=True)
+    assert "WARNING layers.py arrived damaged; getting it again" in answer["log"]
+    snapshots = Path(environment["HF_HUB_CACHE"]) / "models--me--code" / "snapshots"
+    (code,) = snapshots.iterdir()
+    assert {path.name: path.read_text() for path in code.iterdir()} == dict.fromkeys(
+        ("modeling_mine.py", "layers.py"), "pass\n"
+    )
+    hub.requests.clear()
+    start(environment, model_id=BERT, model_revision=commit(bert), trust_remote_code=True)
+    assert model_requests(hub) == []
+
+
 def test_progress_is_the_fraction_of_all_bytes(hub: Hub, bert: Path) -> None:
     save_file({"embeddings.word_embeddings.weight": np.zeros((6_000_000,), np.float32)}, bert / "model.safetensors")
     progress = start(hub.environment(), model_id=BERT)["progress"]
@@ -180,14 +205,14 @@ def test_a_cut_download_is_resumed(hub: Hub, bert: Path) -> None:
 def test_a_damaged_file_is_downloaded_again(hub: Hub, bert: Path, name: str) -> None:
     hub.fail(name, damaged=True)
     answer = start(hub.environment(), model_id=BERT)
-    assert f"WARNING {name} of {BERT} arrived damaged; getting it again" in answer["log"]
+    assert f"WARNING {name} arrived damaged; getting it again" in answer["log"]
     assert (Path(answer["model"]) / name).read_bytes() == (bert / name).read_bytes()
 
 
 def test_a_file_that_stays_damaged_is_refused_and_not_kept(hub: Hub, bert: Path) -> None:
     hub.fail("model.safetensors", damaged=True, times=2)
     answer = start(hub.environment(), model_id=BERT)
-    assert answer["error"].startswith(f"model.safetensors of {BERT} arrived damaged twice: its checksum is ")
+    assert answer["error"].startswith("model.safetensors arrived damaged twice: its checksum is ")
     assert start(hub.environment(), model_id=BERT)["revision"] == commit(bert)
 
 
@@ -199,6 +224,27 @@ def test_a_cache_that_somebody_else_filled_is_verified_before_first_use(hub: Hub
     answer = start(hub.environment(), model_id=BERT)
     assert "arrived damaged" in answer["log"]
     assert (Path(answer["model"]) / "model.safetensors").read_bytes() == (bert / "model.safetensors").read_bytes()
+
+
+def test_the_cache_stays_one_that_huggingface_hub_understands(hub: Hub) -> None:
+    environment = hub.environment()
+    answer = start(environment, model_id=BERT)
+    cache = scan_cache_dir(environment["HF_HUB_CACHE"])
+    assert cache.warnings == []
+    (repository,) = cache.repos
+    assert repository.repo_id == BERT
+    assert [revision.commit_hash for revision in repository.revisions] == [answer["revision"]]
+
+
+def test_a_cache_without_room_for_notes_is_verified_at_every_start(hub: Hub) -> None:
+    answer = start(hub.environment(), model_id=BERT)
+    notes = Path(answer["model"]).parent.parent / "verified"
+    shutil.rmtree(notes)
+    notes.write_text("in the way")
+    assert start(hub.environment(), model_id=BERT)["model"] == answer["model"]
+    weights = Path(answer["model"]) / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert "model.safetensors arrived damaged; getting it again" in start(hub.environment(), model_id=BERT)["log"]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,10 @@ def resolve(config: Config, progress: hub.Progress) -> Files:
             tokenizer = hub.snapshot(
                 config.model_id, config.tokenizer_revision, small=small, large=_nothing, progress=lambda fraction: None
             )
+    described = _object(model / "config.json")
+    if config.trust_remote_code:
+        for repository, file in _foreign_code(described, _object(tokenizer / "tokenizer_config.json")):
+            hub.fetch_code(repository, file)
     names = [path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()]
     found = [model / name for name in weights(names, model)]
     own = [file for file in found if file.parent == model]
@@ -69,7 +73,7 @@ def resolve(config: Config, progress: hub.Progress) -> Files:
         model=model,
         tokenizer=tokenizer,
         revision=revision,
-        config=_config(model),
+        config=described,
         weights=tuple(found),
         shapes=None if pickled else read_shapes(own),
     )
@@ -116,8 +120,22 @@ def _local(config: Config) -> Path:
     return path.resolve()
 
 
-def _config(model: Path) -> dict[str, Any]:
-    content = read_json(model / "config.json")
+def _foreign_code(*described: dict[str, Any]) -> set[tuple[str, str]]:
+    """Repository and file of the code that a model takes from another one: `auto_map` has repository--file.Class."""
+    found = set()
+    for configuration in described:
+        auto_map = configuration.get("auto_map")
+        for value in auto_map.values() if isinstance(auto_map, dict) else ():
+            for reference in value if isinstance(value, list) else [value]:
+                repository, separator, name = str(reference).partition("--")
+                if separator:
+                    found.add((repository, name.rpartition(".")[0] + ".py"))
+    return found
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """A JSON configuration; empty when there is none. Raises LoadError."""
+    content = read_json(file) if file.exists() else {}
     if not isinstance(content, dict):
-        raise LoadError("config.json is not a JSON object")
+        raise LoadError(f"{file.name} is not a JSON object")
     return content

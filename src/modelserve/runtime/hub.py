@@ -8,13 +8,9 @@ it is told which files to get. Blocks; runs in the load thread. Several processe
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import logging
-import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +30,7 @@ from huggingface_hub.errors import (
 )
 
 from modelserve.errors import LoadError
+from modelserve.runtime.checksums import Checksum, is_verified, verify
 from modelserve.runtime.weights import listed
 
 log = logging.getLogger(__name__)
@@ -55,18 +52,12 @@ _ERRORS = (httpx2.HTTPError, OSError, ValueError, RuntimeError)
 _T = TypeVar("_T")
 
 
-class _Entry(NamedTuple):
-    """A file of the repository, as the hub lists it."""
-
-    size: int
-    algorithm: str
-    """sha256 (of the content) or git (SHA-1 of the git blob), whichever the hub knows."""
-    digest: str
-
-
 class _Listing(NamedTuple):
+    """What the hub says of one commit: size and checksum of each file."""
+
     commit: str
-    files: dict[str, _Entry]
+    bytes: dict[str, int]
+    checksums: dict[str, Checksum]
 
 
 def snapshot(model_id: str, revision: str | None, *, small: Pick, large: Pick, progress: Progress) -> Path:
@@ -86,7 +77,7 @@ def snapshot(model_id: str, revision: str | None, *, small: Pick, large: Pick, p
             )
         _whole(cached, model_id, large, "the hub may not be asked (HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE)")
         return cached
-    if cached is not None and _COMMIT.fullmatch(revision) and _is_verified(cached, small, large):
+    if cached is not None and _COMMIT.fullmatch(revision) and _is_ready(cached, small, large):
         return cached
     try:
         listing = _list(model_id, revision, () if cached else _PAUSES_S)
@@ -99,28 +90,54 @@ def snapshot(model_id: str, revision: str | None, *, small: Pick, large: Pick, p
     return _download(model_id, revision, listing, small, large, progress)
 
 
+def fetch_code(model_id: str, file: str) -> None:
+    """The Python files of a repository whose `file` another model runs, at `main`, where transformers looks for them.
+
+    What is in the cache is left as it is: code does not change under a model that has been served. Raises LoadError.
+    """
+    revision = constants.DEFAULT_REVISION
+    if isinstance(try_to_load_from_cache(model_id, file, revision=revision), str) or is_offline_mode():
+        return
+    listing = _list(model_id, revision, _PAUSES_S)
+    names = [name for name in listing.bytes if name.endswith(".py")]
+    for name in names:
+        directory = _get(model_id, revision, name).parents[name.count("/")]
+    if names:
+        checksums = {name: listing.checksums[name] for name in names}
+        verify(directory, checksums, lambda name: _get(model_id, revision, name, again=True))
+
+
 def _download(model_id: str, revision: str, listing: _Listing, small: Pick, large: Pick, progress: Progress) -> Path:
-    if constants.CONFIG_NAME not in listing.files:
+    if constants.CONFIG_NAME not in listing.bytes:
         raise LoadError(
             f"{_at(model_id, revision)} has no config.json, so it is no transformers model; "
-            f"it holds {listed(listing.files)}"
+            f"it holds {listed(listing.bytes)}"
         )
     # By the revision's name: this is what writes the cache's note of which commit the name means.
     directory = _get(model_id, revision, constants.CONFIG_NAME).parent
     commit = directory.name
     if commit != listing.commit:  # somebody pushed just now
         listing = _list(model_id, commit, _PAUSES_S)
+    names = listing.bytes.keys()
+
+    def check(arrived: list[str]) -> None:
+        verify(
+            directory,
+            {name: listing.checksums[name] for name in arrived},
+            lambda name: _get(model_id, commit, name, again=True),
+        )
+
     first: list[str] = []
-    while more := [name for name in small(listing.files, directory) if name not in first]:
+    while more := [name for name in small(names, directory) if name not in first]:
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(partial(_get, model_id, commit), more))
-        _verify(model_id, listing, directory, more)
+        check(more)
         first += more
-    then = large(listing.files, directory)
+    then = large(names, directory)
     todo = [name for name in then if not (directory / name).exists()]
-    needed = sum(listing.files[name].size for name in todo)
+    needed = sum(listing.bytes[name] for name in todo)
     _check_space(model_id, needed, directory)
-    total = sum(listing.files[name].size for name in {*first, *then}) or 1
+    total = sum(listing.bytes[name] for name in {*first, *then}) or 1
     done = total - needed
 
     def add(n: float) -> None:
@@ -131,7 +148,7 @@ def _download(model_id: str, revision: str, listing: _Listing, small: Pick, larg
     add(0)
     for name in todo:  # one after the other, in this thread: the process may end at any byte
         _get(model_id, commit, name, add=add)
-    _verify(model_id, listing, directory, then)
+    check(then)
     progress(1.0)
     return directory
 
@@ -144,11 +161,13 @@ def _list(model_id: str, revision: str, pauses_s: Iterable[float]) -> _Listing:
         info = _patiently(ask, pauses_s)
     except _ERRORS as error:
         raise LoadError(_reason(error, model_id, revision)) from error
-    files = {}
+    listing = _Listing(info.sha or revision, {}, {})
     for file in info.siblings or ():
-        algorithm, digest = ("sha256", file.lfs.sha256) if file.lfs else ("git", file.blob_id or "")
-        files[file.rfilename] = _Entry(file.size or 0, algorithm, digest)
-    return _Listing(info.sha or revision, files)
+        listing.bytes[file.rfilename] = file.size or 0
+        listing.checksums[file.rfilename] = (
+            Checksum("sha256", file.lfs.sha256) if file.lfs else Checksum("git", file.blob_id or "")
+        )
+    return listing
 
 
 def _get(
@@ -205,70 +224,6 @@ def _bar(count: Callable[[float], None]) -> type:
     return Bar
 
 
-def _verify(model_id: str, listing: _Listing, directory: Path, names: Iterable[str]) -> None:
-    """Compare with the hub's checksums what has not been compared before; get a damaged file once more.
-
-    huggingface_hub checks the size only. Raises LoadError when the second try is damaged as well.
-    """
-    verified = _read_verified(directory)
-    for name in names:
-        file, entry = directory / name, listing.files[name]
-        if verified.get(name) == _mark(file) or not entry.digest:
-            continue
-        if _digest(file, entry.algorithm) != entry.digest:
-            log.warning("%s of %s arrived damaged; getting it again", name, model_id)
-            _get(model_id, directory.name, name, again=True)
-            actual = _digest(file, entry.algorithm)
-            if actual != entry.digest:
-                for damaged in {file.resolve(), file}:
-                    damaged.unlink(missing_ok=True)
-                raise LoadError(
-                    f"{name} of {model_id} arrived damaged twice: its checksum is {actual}, and the hub says "
-                    f"{entry.digest}"
-                )
-        verified[name] = _mark(file)
-    _write_verified(directory, verified)
-
-
-def _digest(file: Path, algorithm: str) -> str:
-    if algorithm == "sha256":
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0%s" % (len(content), content), usedforsecurity=False).hexdigest()
-
-
-def _mark(file: Path) -> list[int]:
-    """What changes when the file does."""
-    state = file.stat()
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _note(directory: Path) -> Path:
-    """Where it is written which files of a commit were compared: beside huggingface_hub's own `trees/<commit>.json`."""
-    return directory.parent.parent / "verified" / f"{directory.name}.json"
-
-
-def _read_verified(directory: Path) -> dict[str, list[int]]:
-    try:
-        return cast("dict[str, list[int]]", json.loads(_note(directory).read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _write_verified(directory: Path, verified: dict[str, list[int]]) -> None:
-    if verified == _read_verified(directory):
-        return
-    note = _note(directory)
-    try:
-        note.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as stream:
-            json.dump(verified, stream)
-        os.replace(stream.name, note)
-    except OSError as error:  # a read-only cache: the files are compared again at the next start
-        log.debug("not noted in %s: %s", note, error)
-
-
 def _cached(model_id: str, revision: str) -> Path | None:
     try:
         found = try_to_load_from_cache(model_id, constants.CONFIG_NAME, revision=revision)
@@ -289,14 +244,13 @@ def _whole(directory: Path, model_id: str, large: Pick, why: str) -> None:
         raise LoadError(f"the cache cannot serve {model_id}: {error.message}; and {why}") from error
 
 
-def _is_verified(directory: Path, small: Pick, large: Pick) -> bool:
+def _is_ready(directory: Path, small: Pick, large: Pick) -> bool:
+    """Whether everything is here and verified."""
     names = _names(directory)
-    verified = _read_verified(directory)
     try:
-        wanted = {*small(names, directory), *large(names, directory)}
+        return is_verified(directory, {*small(names, directory), *large(names, directory)})
     except LoadError:
         return False
-    return all(verified.get(name) == _mark(directory / name) for name in wanted)
 
 
 def _check_space(model_id: str, needed: int, directory: Path) -> None:

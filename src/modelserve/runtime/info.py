@@ -1,7 +1,7 @@
 """What is known of a model from its directory, before its weights are loaded: labels, sizes, longest input, task.
 
 Reads config.json, the tokenizer's and sentence-transformers' configurations and the names in the safetensors
-headers; imports neither torch nor transformers. Runs in the load thread.
+headers; imports no torch, and transformers only to name a reason. Runs in the load thread.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
     Raises LoadError when the weights cannot do the task, config.json contradicts them, or --max_length is too long.
     """
     described = files.config
+    _check_code(described, config)
     architectures = described.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise LoadError(f"architectures in config.json is {architectures!r}, which is no list of names")
@@ -78,6 +79,22 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
         revision=files.revision,
     )
     return info, task
+
+
+def _check_code(described: dict[str, Any], config: Config) -> None:
+    """A model that only its own code can run is not run without leave."""
+    model_type = described.get("model_type")
+    own = described.get("auto_map")
+    if not own and not isinstance(model_type, str):
+        raise LoadError(f"model_type in config.json is {model_type!r}, so transformers cannot tell what model it is")
+    if own and not config.trust_remote_code:
+        from transformers import CONFIG_MAPPING  # a second, and the load needs it anyhow
+
+        if model_type not in CONFIG_MAPPING:
+            raise LoadError(
+                f"a {model_type} model runs on code that comes with it, not on transformers'; "
+                "give --trust_remote_code if you trust it"
+            )
 
 
 def _is_sentence_transformers(directory: Path) -> bool:
