@@ -22,7 +22,9 @@ def hub_environment() -> Iterator[dict[str, str]]:
     models = {
         "google-bert/bert-base-uncased": tiny("bert", "fill_mask"),
         "dslim/bert-base-NER": tiny("bert", "token_classification", cased=True),
-        "distilbert/distilbert-base-uncased-finetuned-sst-2-english": tiny("distilbert", "sequence_classification"),
+        "distilbert/distilbert-base-uncased-finetuned-sst-2-english": tiny(
+            "distilbert", "sequence_classification", num_labels=2
+        ),
         "cross-encoder/ms-marco-MiniLM-L6-v2": tiny("bert", "sequence_classification", num_labels=1),
         "sentence-transformers/all-MiniLM-L6-v2": minilm(),
     }
