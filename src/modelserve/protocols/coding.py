@@ -8,6 +8,7 @@ Python's HTTP clients ask for gzip whether they want it or not.
 from __future__ import annotations
 
 import asyncio
+import re
 from zlib import MAX_WBITS
 
 from isal import isal_zlib
@@ -16,6 +17,7 @@ from modelserve.errors import InvalidRequest, RequestTooLarge, UnsupportedMedia
 
 _GZIP_WBITS = MAX_WBITS + 16
 _LEVEL = 1
+_NOT_AT_ALL = re.compile(r"q=0(\.0*)?")
 _Damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # the stub says an instance
 _OFF_LOOP_BYTES = 256 * 1024
 """Above this, coding takes longer than a health probe should wait."""
@@ -68,12 +70,13 @@ def compress(data: bytes) -> bytes:
 
 def wants_gzip(accept_encoding: str) -> bool:
     """Whether an Accept-Encoding header names gzip, or everything, with a weight above 0."""
+    if not accept_encoding:
+        return False
     weights = {}
     for item in accept_encoding.lower().split(","):
         name, _, parameter = item.partition(";")
         weights[name.strip()] = parameter.replace(" ", "")
-    chosen = weights.get("gzip", weights.get("*", "q=0"))
-    return chosen.rstrip("0").rstrip(".") != "q="
+    return not _NOT_AT_ALL.fullmatch(weights.get("gzip", weights.get("*", "q=0")))
 
 
 async def decompressed(data: bytes, encoding: str, limit: int) -> bytes:

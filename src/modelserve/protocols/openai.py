@@ -73,6 +73,8 @@ class Named(msgspec.Struct):
 
 _embedding = msgspec.json.Decoder(EmbeddingRequest)
 _named = msgspec.json.Decoder(Named)
+_EMBEDDING_EXAMPLE = {"model": "", "input": ["Paris is the capital of France."]}
+_RERANK_EXAMPLE = {"model": "", "query": "What is the capital of France?", "documents": ["Paris.", "A cat sat."]}
 _INPUT = "it is a text, a list of texts, a list of token ids or a list of such lists"
 _HINTS = {
     "model": "it names the model",
@@ -164,10 +166,10 @@ def routes(context: Context) -> list[Route]:
                 "POST",
                 f"{at}/embeddings",
                 embeddings,
-                _operation("Embeddings", Embeddings, EmbeddingRequest, REQUEST_ERRORS),
+                _operation("Embeddings", Embeddings, EmbeddingRequest, REQUEST_ERRORS, _EMBEDDING_EXAMPLE),
             )
         )
-        reranking = _operation("Rerank documents", Reranked, Rerank, (*REQUEST_ERRORS, 501))
+        reranking = _operation("Rerank documents", Reranked, Rerank, (*REQUEST_ERRORS, 501), _RERANK_EXAMPLE)
         rows += [route("POST", f"{prefix}/{version}/rerank", rerank, reranking) for version in ("v1", "v2")]
         for path, api in (("completions", "Completions API"), ("chat/completions", "Chat Completion API")):
             refused = _operation(f"{api} (an encoder has none)", None, Named, (400, 404, 413, 415))
@@ -175,5 +177,7 @@ def routes(context: Context) -> list[Route]:
     return rows
 
 
-def _operation(summary: str, answer: Any, request: Any = None, errors: tuple[int, ...] = ()) -> Operation:
-    return Operation(summary, answer, request=request, errors=errors, error=OpenAIError)
+def _operation(
+    summary: str, answer: Any, request: Any = None, errors: tuple[int, ...] = (), example: Any = None
+) -> Operation:
+    return Operation(summary, answer, request=request, errors=errors, error=OpenAIError, example=example)

@@ -35,7 +35,7 @@ class Operation:
     answer, request: the types of the JSON bodies; an answer of None with `errors` alone is a route that only refuses.
     media: the answer's types where they are not JSON. event: takes and gives CloudEvents too. binary: takes and gives
     bytes behind its JSON too. not_ready: the body of a 503 that is no error but an answer. error: the API's error body.
-    example: a request's body that works.
+    example: a request's body that works; under the key `model` the name of a model that is served is put.
     """
 
     summary: str
@@ -69,6 +69,8 @@ def document(described: Iterable[Described], model_names: Sequence[str]) -> dict
     types = list(dict.fromkeys(kind for place in described for kind in place.operation.types()))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema = dict(zip(types, schemas, strict=True))
+    for place in described:
+        _name_models(place.operation.request, components, model_names)
     paths: dict[str, dict[str, Any]] = {}
     for place in described:
         for method in place.methods:
@@ -110,10 +112,24 @@ def _item(place: Described, method: str, schema: dict[Any, Any], model_names: Se
         ]
     if operation.request is not None:
         content = _content(operation, schema[operation.request], schema)
-        content[_JSON]["example"] = operation.example
+        if operation.example is not None:
+            content[_JSON]["example"] = _example(operation, model_names)
         item["requestBody"] = {"required": True, "content": content}
     item["responses"] = dict(_responses(operation, schema))
     return item
+
+
+def _name_models(request: Any, components: dict[str, Any], model_names: Sequence[str]) -> None:
+    """Where a body names its model (OpenAI's do), only the models that are served."""
+    schema = components.get(getattr(request, "__name__", ""), {})
+    if "model" in schema.get("properties", {}):
+        schema["properties"]["model"] = {"type": "string", "enum": list(model_names)}
+
+
+def _example(operation: Operation, model_names: Sequence[str]) -> Any:
+    if isinstance(operation.example, dict) and "model" in operation.example:
+        return operation.example | {"model": model_names[0]}
+    return operation.example
 
 
 def _content(operation: Operation, body: dict[str, Any], schema: dict[Any, Any]) -> dict[str, Any]:

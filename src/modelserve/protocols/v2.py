@@ -137,7 +137,7 @@ def model_of(exchange: Exchange) -> Model:
 async def infer(exchange: Exchange) -> Reply:
     model = model_of(exchange)
     model.check_ready()
-    header_length = exchange.header(HEADER_LENGTH)
+    header_length = exchange.header(HEADER_LENGTH).strip()
     if not header_length:
         exchange.require_json()
     body = await exchange.body()
