@@ -1,7 +1,7 @@
 """Every error that modelserve raises on purpose, in one tree.
 
     ModelServeError
-    ├── ConfigError            the command line, the environment or the model directory is wrong: the server does not start
+    ├── ConfigError            the command line, the environment or the model is wrong: the server does not start
     │   └── LoadError          the model cannot be served (files, task, weights, dtype), and why
     ├── InvalidRequest         the caller's mistake; `param` names the field where there is one
     │   ├── RequestTooLarge    body or number of texts over its limit

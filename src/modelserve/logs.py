@@ -8,7 +8,7 @@ import logging.config
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modelserve.config import Config
 from modelserve.errors import ConfigError
@@ -32,14 +32,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment, which is the progress bar's while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def configure(config: Config) -> None:
     """Set up logging as the parameters say. Raises ConfigError for an unreadable --log_config_file."""
     if not config.configure_logging:
         return
+    # A line per request is on the hot path. Our formats name no thread, process or source line, so they are not looked
+    # up (the logging HOWTO's optimisations); a --log_config_file may want them.
+    if not config.log_config_file:
+        logging._srcfile = None
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if config.log_config_file:
         _from_file(Path(config.log_config_file))
         return
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else logging.Formatter(_FORMAT))
     root = logging.getLogger()
     root.handlers = [handler]

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from modelserve import logs, registry
+from modelserve import registry
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError, ModelServeError
+from modelserve.progress import show
 from modelserve.protocols.context import Context
 from modelserve.protocols.http import build_app
 from modelserve.runtime.model import Model, Models
@@ -44,7 +45,6 @@ health probe under load should wait for each hand-over between the event loop an
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit status. Raises ConfigError when the ports cannot be had, LoadError."""
-    logs.configure(config)
     if config.workers > 1 and not Worker.is_one():
         return int(registry.load("modelserve.supervisor:run")(config))
     sys.setswitchinterval(_SWITCH_S)
@@ -122,6 +122,8 @@ async def _serve(config: Config) -> None:
             grpc_server, grpc_port = await start(context, port, so_reuseport=worker is not None)
         if not worker:
             tell_ports(listener.getsockname()[1], grpc_port)
+        if sys.stderr.isatty() and not worker:
+            background.append(asyncio.create_task(show(model)))
         await _loaded_or_stopped(load, stop)
         if worker:
             worker.set_ready()
@@ -148,6 +150,7 @@ def _http_config(config: Config, context: Context) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here reads the caller's address
         backlog=_BACKLOG,
         timeout_keep_alive=config.timeout_keep_alive,
         timeout_graceful_shutdown=1,

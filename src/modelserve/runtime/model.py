@@ -197,9 +197,9 @@ class Model:
         }
 
     def _at(self, stage: str, progress: float) -> None:
-        """Called from the load thread too; each assignment is atomic."""
-        if stage != self.stage:
-            log.info("%s: %s", self.name, stage)
+        """Called from the load thread too; each assignment is atomic. A log line per stage and tenth of the way."""
+        if stage != self.stage or int(progress * 10) > int(self.progress * 10):
+            log.info("%s: %s %d %%", self.name, stage, progress * 100)
             self.reason = "" if stage == "ready" else f"{stage} in progress"
         self.stage, self.progress = stage, round(progress, 3)
 
