@@ -37,7 +37,11 @@ _GRACE_S = 5.0
 
 
 def run(config: Config) -> int:
-    """Serve with --workers processes until SIGTERM or Ctrl-C; the exit status."""
+    """Serve with --workers processes until SIGTERM or Ctrl-C; the exit status. Raises ConfigError."""
+    if config.enable_model_control:
+        raise ConfigError(
+            "--enable_model_control goes with --workers 1: a load or unload would reach one of several processes"
+        )
     with tempfile.TemporaryDirectory(prefix="modelserve-") as directory:
         return asyncio.run(_Supervisor(config, Path(directory)).run())
 
