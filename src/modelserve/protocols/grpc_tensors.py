@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modelserve.errors import InvalidRequest
-from modelserve.protocols import tensors
+from modelserve.protocols import pb, tensors
 from modelserve.types import Tensor
 
 FIELDS: dict[str, str] = {
@@ -81,8 +81,20 @@ def set_outputs(response: Any, outputs: Sequence[Tensor], *, raw: bool) -> None:
         if raw:
             response.raw_output_contents.append(tensors.to_bytes(tensor))
         else:
-            data = tensor.data.ravel().tolist() if isinstance(tensor.data, np.ndarray) else tensor.data
-            getattr(message.contents, FIELDS[tensor.datatype]).extend(data)
+            message.contents.MergeFromString(_contents(tensor))
+
+
+def _contents(tensor: Tensor) -> bytes:
+    """A tensor as an encoded InferTensorContents."""
+    if tensor.datatype in ("FP32", "FP64"):
+        # Packed floats look on the wire like a field of bytes, but for the tag in front: setting the elements one by
+        # one takes twenty times as long.
+        encoded: bytes = pb.InferTensorContents(bytes_contents=[tensors.to_bytes(tensor)]).SerializeToString()
+        number = pb.InferTensorContents.DESCRIPTOR.fields_by_name[FIELDS[tensor.datatype]].number
+        return bytes([number << 3 | 2]) + encoded[1:]
+    data = tensor.data.ravel().tolist() if isinstance(tensor.data, np.ndarray) else tensor.data
+    typed: bytes = pb.InferTensorContents(**{FIELDS[tensor.datatype]: data}).SerializeToString()
+    return typed
 
 
 def parameters(message: Any) -> dict[str, Any]:
