@@ -338,6 +338,6 @@ def _spread(model: Any, tokenizer: Any) -> None:
         rows = logits[encoded["attention_mask"].bool()] if logits.ndim == 3 else logits
         head.bias.sub_(rows.mean(0))
         if not tied:  # an MLM head shares its weight with the embeddings
-            scale = 1.5 / rows.std(0)
+            scale = 0.8 / rows.std(0)
             head.weight.mul_(scale[:, None])
             head.bias.mul_(scale)
