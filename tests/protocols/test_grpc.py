@@ -1,7 +1,7 @@
 """The gRPC service over a real channel: every RPC, both encodings, what is refused and with which status.
 
-The models are stand-ins that answer what a test says: what a real model answers is compared in tests/test_answers.py
-and tests/clients.
+The models are stand-ins that answer what a test says: what real models answer is compared in test_v2_infer.py and in
+tests/clients.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 import logging
 import random
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -23,95 +23,15 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from modelserve.config import Config
-from modelserve.errors import (
-    ConfigError,
-    InferenceFailed,
-    InvalidRequest,
-    LoadError,
-    ModelNotFound,
-    ModelServeError,
-    NotReady,
-    Overloaded,
-)
+from modelserve.errors import ConfigError, InferenceFailed, InvalidRequest, ModelServeError, Overloaded
 from modelserve.protocols import pb
-from modelserve.protocols.context import Context
 from modelserve.protocols.grpc import start_grpc
-from modelserve.types import InferRequest, InferResponse, Params, Tensor, TensorSpec, TextPair, TokenIds
+from modelserve.runtime.model import Models
+from modelserve.types import InferRequest, InferResponse, Params, Tensor, TextPair, TokenIds
+from tests.protocols import rest as stand_in
+from tests.protocols.rest import Infer, StandIn, lengths
 
 pytestmark = pytest.mark.asyncio
-
-Infer = Callable[[InferRequest], Awaitable[InferResponse]]
-
-
-async def lengths(request: InferRequest) -> InferResponse:
-    """One INT64 per instance: how many characters, or ids, it has."""
-    counts = [len(i.ids) if isinstance(i, TokenIds) else len("".join(i)) for i in request.instances]
-    output = Tensor("output-0", "INT64", (len(counts),), np.array(counts))
-    return InferResponse(request.model_name, request.id, outputs=[output], tokens=counts)
-
-
-@dataclass
-class StandIn:
-    """A model that answers by `answer`."""
-
-    answer: Infer = lengths
-    name: str = "stand-in"
-    stage: str = "ready"
-    reason: str = ""
-    task_name: str | None = "text_embedding"
-    requests: list[InferRequest] = field(default_factory=list)
-
-    @property
-    def ready(self) -> bool:
-        return self.stage == "ready"
-
-    def check_ready(self) -> None:
-        if not self.ready:
-            raise NotReady(f"Model with name {self.name} is not ready: {self.reason}.", retry_after_s=7)
-
-    async def infer(self, request: InferRequest) -> InferResponse:
-        self.requests.append(request)
-        return await self.answer(request)
-
-    async def load(self) -> None:
-        if self.reason == "broken":
-            raise LoadError("The weights are gone.")
-        self.stage, self.reason = "ready", ""
-
-    async def unload(self) -> None:
-        self.stage, self.reason = "unloaded", "it has been unloaded"
-
-    def inputs(self) -> list[TensorSpec]:
-        return [TensorSpec("input-0", "BYTES", (-1,))]
-
-    def outputs(self) -> list[TensorSpec]:
-        return [TensorSpec("output-0", "FP32", (-1, 384))]
-
-
-@dataclass
-class StandIns:
-    model: StandIn
-    draining: bool = False
-
-    def get(self, name: str, version: str | None = None) -> StandIn:
-        if self.model.stage == "unloaded" or version not in (None, "", "1"):
-            raise ModelNotFound(f"Model with name {name} does not exist.")
-        return self.find(name)
-
-    def find(self, name: str) -> StandIn:
-        if name != self.model.name:
-            raise ModelNotFound(f"Model with name {name} does not exist.")
-        return self.model
-
-    def index(self) -> list[StandIn]:
-        return [self.model]
-
-    def live(self) -> bool:
-        return True
-
-    def ready(self) -> bool:
-        return self.model.ready and not self.draining
 
 
 @dataclass
@@ -121,7 +41,8 @@ class Served:
     server: grpc.aio.Server
     port: int
     channel: grpc.aio.Channel
-    models: StandIns
+    models: Models
+    model: StandIn
 
     async def call(self, method: str, message: Any = None, **fields: Any) -> Any:
         """The answer of an RPC; `message` instead of fields sends a ready message, or bytes."""
@@ -140,15 +61,14 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serve(answer: Infer = lengths, *, draining: bool = False, **config: Any) -> AsyncIterator[Served]:
-    models = StandIns(StandIn(answer), draining)
-    context = Context(Config(**config), models)  # type: ignore[arg-type]
+async def serve(answer: Infer = lengths, **config: Any) -> AsyncIterator[Served]:
+    context = stand_in.context(model := StandIn(answer), **config)
     server, port = await start_grpc(context, 0)
     channel = grpc.aio.insecure_channel(
         f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     )
     try:
-        yield Served(server, port, channel, models)
+        yield Served(server, port, channel, context.models, model)
     finally:
         await channel.close()
         await server.stop(None)
@@ -165,7 +85,7 @@ def tensor(datatype: str = "BYTES", shape: tuple[int, ...] = (1,), name: str = "
 
 
 def request(*inputs: Any, **fields: Any) -> Any:
-    return pb.ModelInferRequest(**{"model_name": "stand-in", **fields}, inputs=inputs)
+    return pb.ModelInferRequest(**{"model_name": "m", **fields}, inputs=inputs)
 
 
 def texts(*values: str, **fields: Any) -> Any:
@@ -176,53 +96,54 @@ async def test_server_and_model_are_live_ready_and_described() -> None:
     async with serve() as served:
         assert (await served.call("ServerLive")).live
         assert (await served.call("ServerReady")).ready
-        assert (await served.call("ModelReady", name="stand-in")).ready
-        assert (await served.call("ModelReady", name="stand-in", version="1")).ready
+        assert (await served.call("ModelReady", name="m")).ready
+        assert (await served.call("ModelReady", name="m", version="1")).ready
         server = await served.call("ServerMetadata")
         assert (server.name, list(server.extensions)) == (
             "modelserve",
-            ["model_repository_extension", "binary_tensor_data"],
+            ["binary_tensor_data", "model_repository"],
         )
-        model = await served.call("ModelMetadata", name="stand-in")
-        assert (model.name, list(model.versions)) == ("stand-in", ["1"])
+        model = await served.call("ModelMetadata", name="m")
+        assert (model.name, list(model.versions), model.platform) == ("m", ["1"], "stand-in")
         assert [(t.name, t.datatype, list(t.shape)) for t in (*model.inputs, *model.outputs)] == [
             ("input-0", "BYTES", [-1]),
-            ("output-0", "FP32", [-1, 384]),
+            ("output-0", "INT64", [-1]),
         ]
 
 
 async def test_readiness_is_told_as_it_is() -> None:
     async with serve() as served:
-        served.models.model.stage, served.models.model.reason = "load", "load in progress"
+        served.model.stage, served.model.reason = "load", "load in progress"
         assert not (await served.call("ServerReady")).ready
-        assert not (await served.call("ModelReady", name="stand-in")).ready
+        assert not (await served.call("ModelReady", name="m")).ready
         assert (await served.call("ServerLive")).live
         status, details = await served.refused("ModelInfer", texts("a"))
-        assert (status, details) == ("UNAVAILABLE", "Model with name stand-in is not ready: load in progress.")
+        assert (status, details) == ("UNAVAILABLE", "Model with name m is not ready: load in progress.")
 
 
 @pytest.mark.parametrize(
     ("method", "fields"),
     [
         ("ModelReady", {"name": "nope"}),
-        ("ModelReady", {"name": "stand-in", "version": "2"}),
+        ("ModelReady", {"name": "m", "version": "2"}),
         ("ModelMetadata", {"name": "nope"}),
         ("ModelInfer", {"model_name": "nope"}),
-        ("ModelInfer", {"model_name": "stand-in", "model_version": "2"}),
+        ("ModelInfer", {"model_name": "m", "model_version": "2"}),
     ],
 )
 async def test_unknown_models_and_versions_are_not_found(method: str, fields: dict[str, str]) -> None:
     async with serve() as served:
         status, details = await served.refused(method, **fields)
     assert status == "NOT_FOUND"
-    assert "does not exist" in details
+    told = "Model m has no version 2; the only version is 1." if "m" in fields.values() else "Model with name nope does"
+    assert told in details
 
 
 async def test_texts_in_typed_contents_are_answered_typed() -> None:
     async with serve() as served:
         answer = await served.call("ModelInfer", texts("naïve", "ab", id="42"))
-        assert served.models.model.requests[0].instances == ["naïve", "ab"]
-    assert (answer.model_name, answer.id) == ("stand-in", "42")
+        assert served.model.requests[0].instances == ["naïve", "ab"]
+    assert (answer.model_name, answer.id) == ("m", "42")
     assert not answer.raw_output_contents
     (output,) = answer.outputs
     assert (output.name, output.datatype, list(output.shape)) == ("output-0", "INT64", [2])
@@ -234,7 +155,7 @@ async def test_a_raw_request_is_answered_raw() -> None:
         answer = await served.call(
             "ModelInfer", request(tensor(shape=(2,)), raw_input_contents=[raw("naïve".encode(), b"")])
         )
-        assert served.models.model.requests[0].instances == ["naïve", ""]
+        assert served.model.requests[0].instances == ["naïve", ""]
     assert not answer.outputs[0].HasField("contents")
     assert answer.raw_output_contents == [np.array([5, 0], "<i8").tobytes()]
 
@@ -249,7 +170,7 @@ async def test_an_id_is_made_where_none_was_sent() -> None:
 async def test_shapes_tell_texts_from_pairs(shape: tuple[int, ...]) -> None:
     async with serve() as served:
         await served.call("ModelInfer", request(tensor(shape=shape, bytes_contents=[b"a", b"b"])))
-        instances = served.models.model.requests[0].instances
+        instances = served.model.requests[0].instances
     assert instances == ([TextPair("a", "b")] if shape == (1, 2) else ["a", "b"])
 
 
@@ -295,7 +216,7 @@ async def test_token_ids_ask_for_the_network_and_lose_their_padding(is_raw: bool
         message = request(*(tensor("INT64", (2, 3), name, int64_contents=v) for name, v in named.items()))
     async with serve() as served:
         await served.call("ModelInfer", message)
-        (seen,) = served.models.model.requests
+        (seen,) = served.model.requests
     assert seen.instances == [TokenIds([5, 6, 7], [0, 0, 1]), TokenIds([8, 9], [0, 1])]
     assert (seen.raw, seen.raw_length, seen.form) == (True, 3, "tensors")
 
@@ -311,7 +232,7 @@ async def test_parameters_of_every_kind_reach_the_model() -> None:
     message.parameters["empty"].SetInParent()
     async with serve() as served:
         await served.call("ModelInfer", message)
-        assert served.models.model.requests[0].params == Params(
+        assert served.model.requests[0].params == Params(
             return_labels=True, top_k=3, dimensions=64, truncation="left", targets=["paris", "rome"]
         )
 
@@ -326,7 +247,7 @@ async def test_only_the_outputs_asked_for_are_sent_in_that_order() -> None:
         assert [output.name for output in wanted.outputs] == ["c", "a"]
         status, details = await served.refused("ModelInfer", texts("x", outputs=[{"name": "z"}]))
     assert status == "INVALID_ARGUMENT"
-    assert details.startswith("Unexpected inference output 'z' for model 'stand-in'")
+    assert details.startswith("Unexpected inference output 'z' for model 'm'")
 
 
 async def test_truncation_and_the_request_id_are_told_in_trailing_metadata() -> None:
@@ -349,12 +270,12 @@ BAD_INPUTS = [
     (
         "both raw and contents",
         request(tensor(bytes_contents=[b"a"]), raw_input_contents=[raw(b"a")]),
-        "contents field must not be specified when using raw_input_contents for input 'input-0' for model 'stand-in'",
+        "contents field must not be specified when using raw_input_contents for input 'input-0' for model 'm'",
     ),
     (
         "more raw contents than inputs",
         request(tensor(), raw_input_contents=[raw(b"a"), raw(b"b")]),
-        "the number of inputs (1) does not match the expected number of raw input contents (2) for model 'stand-in'.",
+        "the number of inputs (1) does not match the expected number of raw input contents (2) for model 'm'.",
     ),
     ("raw contents without inputs", request(raw_input_contents=[raw(b"a")]), "the number of inputs (0)"),
     ("unknown datatype", request(tensor("STRING", bytes_contents=[b"a"])), "has datatype 'STRING'; V2 knows BYTES"),
@@ -419,7 +340,7 @@ async def test_bad_input_is_the_callers(message: Any, told: str) -> None:
         status, details = await served.refused("ModelInfer", message)
         assert status == "INVALID_ARGUMENT"
         assert told in details
-        assert not served.models.model.requests
+        assert not served.model.requests
         assert (await served.call("ModelInfer", texts("still there"))).outputs
 
 
@@ -560,7 +481,7 @@ async def test_each_call_leaves_one_line_and_probes_none(caplog: pytest.LogCaptu
         await served.call("ModelInfer", texts("a", "b"))
         await served.refused("ModelInfer", request())
         await served.call("ServerLive")
-        await served.call("ModelReady", name="stand-in")
+        await served.call("ModelReady", name="m")
     lines = [record.getMessage() for record in caplog.records if record.name == "modelserve.request"]
     assert len(lines) == 2
     assert all("api=grpc" in line and "/inference.GRPCInferenceService/ModelInfer" in line for line in lines)
@@ -572,24 +493,24 @@ async def test_each_call_leaves_one_line_and_probes_none(caplog: pytest.LogCaptu
 async def test_load_and_unload_are_off_unless_allowed() -> None:
     async with serve() as served:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
-            status, details = await served.refused(method, model_name="stand-in")
+            status, details = await served.refused(method, model_name="m")
             assert status == "UNIMPLEMENTED"
             assert "--enable_model_control" in details
-        assert served.models.model.ready
+        assert served.model.ready
 
 
 @pytest.mark.parametrize("name_field", ["model_name", "triton_model_name"])
 async def test_load_and_unload_change_what_is_served(name_field: str) -> None:
     async with serve(enable_model_control=True) as served:
-        gone = await served.call("RepositoryModelUnload", **{name_field: "stand-in"})
-        assert (gone.model_name, gone.isUnloaded) == ("stand-in", True)
+        gone = await served.call("RepositoryModelUnload", **{name_field: "m"})
+        assert (gone.model_name, gone.isUnloaded) == ("m", True)
         assert not (await served.call("ServerReady")).ready
         assert (await served.refused("ModelInfer", texts("a")))[0] == "NOT_FOUND"
         (entry,) = (await served.call("RepositoryIndex")).models
-        assert (entry.name, entry.state, entry.reason) == ("stand-in", "UNAVAILABLE", "it has been unloaded")
+        assert (entry.name, entry.state, entry.reason) == ("m", "UNAVAILABLE", "it has been unloaded")
         assert not (await served.call("RepositoryIndex", ready=True)).models
-        back = await served.call("RepositoryModelLoad", **{name_field: "stand-in"})
-        assert (back.model_name, back.isLoaded) == ("stand-in", True)
+        back = await served.call("RepositoryModelLoad", **{name_field: "m"})
+        assert (back.model_name, back.isLoaded) == ("m", True)
         assert (await served.call("ServerReady")).ready
         (entry,) = (await served.call("RepositoryIndex", ready=True)).models
         assert (entry.version, entry.state, entry.reason) == ("1", "READY", "")
@@ -600,8 +521,8 @@ async def test_load_and_unload_refuse_what_they_cannot_do() -> None:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
             assert (await served.refused(method, model_name="nope"))[0] == "NOT_FOUND"
             assert (await served.refused(method))[0] == "INVALID_ARGUMENT"
-        served.models.model.reason = "broken"
-        assert await served.refused("RepositoryModelLoad", model_name="stand-in") == (
+        served.model.reason = "broken"
+        assert await served.refused("RepositoryModelLoad", model_name="m") == (
             "INTERNAL",
             "The weights are gone.",
         )
@@ -610,7 +531,7 @@ async def test_load_and_unload_refuse_what_they_cannot_do() -> None:
 async def test_health_follows_readiness() -> None:
     async with serve() as served:
         health = health_pb2_grpc.HealthStub(served.channel)
-        known = ("", "inference.GRPCInferenceService", "stand-in")
+        known = ("", "inference.GRPCInferenceService", "m")
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
         async def check(name: str) -> int:
@@ -618,9 +539,9 @@ async def test_health_follows_readiness() -> None:
             return int(answer.status)
 
         assert [await check(name) for name in known] == [serving] * 3
-        watch = health.Watch(health_pb2.HealthCheckRequest(service="stand-in"), timeout=20)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=20)
         assert (await watch.read()).status == serving
-        served.models.model.stage = "load"
+        served.model.stage = "load"
         assert [await check(name) for name in known] == [not_serving] * 3
         assert (await watch.read()).status == not_serving
         listed = await health.List(health_pb2.HealthListRequest(), timeout=20)
@@ -629,7 +550,7 @@ async def test_health_follows_readiness() -> None:
             await check("nope")
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         # Draining ends the watch, so that it does not hold up the end of the server.
-        served.models.model.stage, served.models.draining = "ready", True
+        served.model.stage, served.models.draining = "ready", True
         assert [await check(name) for name in known] == [not_serving] * 3
         assert await watch.read() is grpc.aio.EOF
 
@@ -659,13 +580,13 @@ async def test_reflection_shows_the_service_without_our_proto() -> None:
 
 async def test_a_port_that_is_taken_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     async with serve() as served:
-        context = Context(Config(), served.models)  # type: ignore[arg-type]
+        context = stand_in.context()
         with pytest.raises(ConfigError, match=f"gRPC cannot listen on 0.0.0.0:{served.port}"):
             await start_grpc(context, served.port)
 
 
 async def test_processes_can_share_a_port() -> None:
-    context = Context(Config(), StandIns(StandIn()))  # type: ignore[arg-type]
+    context = stand_in.context()
     first, port = await start_grpc(context, 0, so_reuseport=True)
     second, again = await start_grpc(context, port, so_reuseport=True)
     assert port == again

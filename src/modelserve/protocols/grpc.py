@@ -99,7 +99,7 @@ async def _model_metadata(call: Call, request: Any) -> Any:
     return pb.message("ModelMetadataResponse")(
         name=model.name,
         versions=[v2_infer.VERSION],
-        platform=v2_infer.PLATFORM,
+        platform=v2_infer.platform(model),
         inputs=[{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in model.inputs()],
         outputs=[{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in model.outputs()],
     )

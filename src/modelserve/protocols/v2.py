@@ -6,7 +6,6 @@ Bytes <-> tensors only: what the tensors mean is v2_infer.py's, which gRPC share
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal
@@ -16,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.routing import Route
 
 from modelserve.errors import InvalidRequest, NotSupported
-from modelserve.protocols import tensors
+from modelserve.protocols import tensors, v2_infer
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many
 from modelserve.protocols.http import Function, endpoint
@@ -26,7 +25,6 @@ from modelserve.runtime.model import Model
 from modelserve.types import InferResponse, Tensor
 
 HEADER_LENGTH = "inference-header-content-length"
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
 
 Parameters = dict[str, Any]
 
@@ -250,7 +248,7 @@ async def _binary_reply(
 
 
 async def server_metadata(exchange: Exchange) -> Reply:
-    return Reply(encode(ServerMetadata("modelserve", version("modelserve"), EXTENSIONS)))
+    return Reply(encode(ServerMetadata(**v2_infer.server_metadata())))
 
 
 async def list_models(exchange: Exchange) -> Reply:
@@ -263,7 +261,7 @@ async def model_metadata(exchange: Exchange) -> Reply:
         [TensorMetadata(spec.name, spec.datatype, list(spec.shape)) for spec in specs]
         for specs in (model.inputs(), model.outputs())
     )
-    return Reply(encode(ModelMetadata(model.name, ["1"], model.describe().get("backend", ""), inputs, outputs)))
+    return Reply(encode(ModelMetadata(model.name, [v2_infer.VERSION], v2_infer.platform(model), inputs, outputs)))
 
 
 async def model_ready(exchange: Exchange) -> Reply:
@@ -273,13 +271,7 @@ async def model_ready(exchange: Exchange) -> Reply:
 
 
 async def index(exchange: Exchange) -> Reply:
-    return Reply(encode([IndexEntry(m.name, "1", _state(m), m.reason) for m in exchange.context.models.index()]))
-
-
-def _state(model: Model) -> Literal["READY", "LOADING", "UNAVAILABLE"]:
-    if model.ready:
-        return "READY"
-    return "LOADING" if model.stage in ("queued", "download", "load", "warm-up") else "UNAVAILABLE"
+    return Reply(encode([IndexEntry(**v2_infer.index_entry(model)) for model in exchange.context.models.index()]))
 
 
 async def load(exchange: Exchange) -> Reply:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 VERSION = "1"
 """The only version that a model has."""
-PLATFORM = "huggingface"
-EXTENSIONS = ("model_repository_extension", "binary_tensor_data")
 TOKEN_IDS = "input_ids"
 """The name that makes a request one for the network's own answer."""
 _LISTS = ("targets",)
@@ -162,13 +160,22 @@ def to_parameters(response: InferResponse) -> dict[str, int]:
 
 def server_metadata() -> dict[str, Any]:
     """name, version and extensions of this server."""
-    return {"name": "modelserve", "version": version("modelserve"), "extensions": list(EXTENSIONS)}
+    return {
+        "name": "modelserve",
+        "version": version("modelserve"),
+        "extensions": ["binary_tensor_data", "model_repository"],
+    }
 
 
-_STATES = {"ready": "READY", "draining": "UNAVAILABLE", "unloaded": "UNAVAILABLE", "failed": "UNAVAILABLE"}
+def platform(model: Model) -> str:
+    """What runs the model; "" until it is loaded."""
+    return str(model.describe().get("backend", ""))
 
 
-def index_entry(model: Model) -> dict[str, str]:
+def index_entry(model: Model) -> dict[str, Any]:
     """A model's entry in the repository index: name, version, state and why it is not ready."""
-    state = _STATES.get(model.stage, "LOADING")
+    if model.ready:
+        state = "READY"
+    else:
+        state = "LOADING" if model.stage in ("queued", "download", "load", "warm-up") else "UNAVAILABLE"
     return {"name": model.name, "version": VERSION, "state": state, "reason": model.reason}
