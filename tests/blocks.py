@@ -12,14 +12,13 @@ Ports 8080 and 8081 of a page are replaced by the free ones that the server took
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,10 +26,12 @@ from typing import Any
 import yaml
 from markdown_it import MarkdownIt
 
+from tests.process import Server, started
+
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ("bash", "python", "json", "yaml", "text")
 SERVE = re.compile(r"(\w+=\S+ )*(modelserve|python -m (modelserve|huggingfaceserver)) ")
-BLOCK_S, READY_S, STOP_S = 60, 60, 60
+BLOCK_S = 60
 
 MAKE = {"make test": "make --dry-run test", "make demo": "make demo ARGS=--once"}
 """A test does not run all tests, and the demo must end; what `make test` would do is shown to be well formed."""
@@ -63,14 +64,13 @@ class Reader:
     python: the interpreter of the environment in which modelserve is installed.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
-        self.folder = folder
+    def __init__(self, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
         self.python = python
         self.environment = os.environ | environment | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
-        self.server: subprocess.Popen[bytes] | None = None
-        self.ports: dict[str, int] = {}
+        self.server: Server | None = None
         self.printed: str | None = None
         """What the last block printed, when it was a bash block."""
+        self._end = contextlib.ExitStack()
 
     def __enter__(self) -> Reader:
         return self
@@ -78,7 +78,7 @@ class Reader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self._end.close()
 
     def read(self, block: Block) -> None:
         """Run or check one block; AssertionError names it."""
@@ -101,67 +101,32 @@ class Reader:
     def typed(self, block: Block) -> str:
         """The block with the ports that are really there."""
         text = block.text
-        for shown, port in (("8080", "http_port"), ("8081", "grpc_port")):
-            if self.ports:
-                text = re.sub(rf"\b{shown}\b", str(self.ports[port]), text)
+        if self.server is not None:
+            text = re.sub(r"\b8080\b", str(self.server.http_port), text)
+            text = re.sub(r"\b8081\b", str(self.server.grpc_port), text)
         return "".join(MAKE.get(line.rstrip(), line.rstrip()) + "\n" for line in text.splitlines())
 
     def run(self, block: Block, command: list[str]) -> str:
         done = subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=BLOCK_S, check=False
         )
-        assert done.returncode == 0, f"{block}: exit status {done.returncode}\n{done.stdout}{done.stderr}{self.log()}"
+        log = f"\nserver's log:\n{self.server.log}" if self.server is not None else ""
+        assert done.returncode == 0, f"{block}: exit status {done.returncode}\n{done.stdout}{done.stderr}{log}"
         return done.stdout
 
     def serve(self, block: Block) -> None:
-        self.stop()
-        ports_file = self.folder / f"ports-{block.line}"
-        ports = {"MODELSERVE_HTTP_PORT": "0", "MODELSERVE_GRPC_PORT": "0", "MODELSERVE_PORTS_FILE": str(ports_file)}
-        with self.log_file.open("wb") as log:
-            self.server = subprocess.Popen(
-                ["bash", "-c", f"exec env {block.text}"],
-                cwd=ROOT,
-                env=self.environment | ports,
-                stdout=log,
-                stderr=log,
-            )
-        end = time.monotonic() + READY_S
-        while not self.ready(ports_file):
-            assert self.server.poll() is None, f"{block}: ended with {self.server.returncode}{self.log()}"
-            assert time.monotonic() < end, f"{block}: not ready within {READY_S} s{self.log()}"
-            time.sleep(0.05)
+        self.stop(block)
+        ports = {"MODELSERVE_HTTP_PORT": "0", "MODELSERVE_GRPC_PORT": "0"}
+        command = ["bash", "-c", f"exec env {block.text}"]
+        self.server = self._end.enter_context(started(command, env=self.environment | ports))
 
-    def ready(self, ports_file: Path) -> bool:
-        if not ports_file.exists():
-            return False
-        self.ports = json.loads(ports_file.read_text())
-        connection = HTTPConnection("127.0.0.1", self.ports["http_port"], timeout=10)
-        try:
-            connection.request("GET", "/v2/health/ready")
-            return connection.getresponse().status == 200
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        """End the server as a pod is ended; it must leave with 0."""
-        if self.server is None:
-            return
-        server, self.server, self.ports = self.server, None, {}
-        server.terminate()
-        try:
-            code = server.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-            raise
-        assert code == 0, f"the server ended with {code}{self.log()}"
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "server.log"
-
-    def log(self) -> str:
-        return f"\nserver's log:\n{self.log_file.read_text()}" if self.log_file.exists() else ""
+    def stop(self, block: Block) -> None:
+        """End the server above this block as a pod is ended; it must leave with 0."""
+        if self.server is not None:
+            code = self.server.stop()
+            assert code == 0, f"the server above {block} ended with {code}:\n{self.server.log}"
+            self.server = None
+            self._end.close()
 
 
 def difference(shown: Any, given: Any, path: str = "answer") -> str | None:

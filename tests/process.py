@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,20 @@ def serve(
     *args: str | Path, ready: bool = True, env: dict[str, str] | None = None, code: str | None = None
 ) -> Iterator[Server]:
     """`modelserve serve ARGS` on free ports. code: Python to run in the process first, to inject a fault."""
+    run = "import sys; from modelserve.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", f"{code}\n{run}" if code else run, "serve", *map(str, args)]
+    with started([*command, "--http_port=0", "--grpc_port=0"], ready=ready, env=env) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], *, ready: bool = True, env: dict[str, str] | None = None) -> Iterator[Server]:
+    """The server that a command starts, ended when the block is left."""
     with tempfile.TemporaryDirectory() as directory:
         ports, output = Path(directory) / "ports", Path(directory) / "log"
-        run = "import sys; from modelserve.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", f"{code}\n{run}" if code else run, "serve", *map(str, args)]
         with output.open("wb") as log:
             process = subprocess.Popen(
-                [*command, "--http_port=0", "--grpc_port=0"],
+                command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"MODELSERVE_PORTS_FILE": str(ports)} | (env or {}),

@@ -69,8 +69,8 @@ def test_blocks_have_a_language(page: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_blocks_run(page: Path, tmp_path: Path, hub_environment: dict[str, str]) -> None:
-    with Reader(tmp_path, hub_environment) as reader:
+def test_blocks_run(page: Path, hub_environment: dict[str, str]) -> None:
+    with Reader(hub_environment) as reader:
         for block in blocks(page):
             reader.read(block)
 

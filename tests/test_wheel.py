@@ -5,7 +5,6 @@ proven is that the wheel is complete and that what it declares is all it needs. 
 dependencies is proven by `make`, which installs them into an empty .venv.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.blocks import ROOT, Block, Reader
+from tests.blocks import ROOT
 from tests.models import minilm
+from tests.process import started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -85,20 +85,12 @@ def test_it_holds_what_belongs_in_it(wheel: Path) -> None:
     assert {name for name in names if ".dist-info/" not in name} == source
 
 
-def test_it_serves(python: Path, tmp_path: Path) -> None:
-    with Reader(tmp_path, {"PYTHONPATH": ""}, python) as reader:
-        reader.serve(Block("wheel", 1, "bash", f"modelserve serve --model_dir {minilm()} --model_name minilm\n"))
-        answer = reader.run(
-            Block("wheel", 2, "bash", ""),
-            [
-                "curl",
-                "--silent",
-                f"localhost:{reader.ports['http_port']}/v1/models/minilm:predict",
-                "--json",
-                '{"instances": ["Hello"]}',
-            ],
-        )
-    assert len(json.loads(answer)["predictions"][0]) == 384
+def test_it_serves(python: Path) -> None:
+    command = [str(python.parent / "modelserve"), "serve", "--model_dir", str(minilm()), "--model_name", "minilm"]
+    with started([*command, "--http_port=0", "--grpc_port=0"], env={"PYTHONPATH": ""}) as server:
+        answer = server.post("/v1/models/minilm:predict", {"instances": ["Hello"]})
+        assert len(answer.json()["predictions"][0]) == 384
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("command", ["modelserve", "huggingfaceserver"])
