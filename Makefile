@@ -44,6 +44,9 @@ format: .venv/.dev ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv/.dev ## the figures of docs/benchmarks.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
 docs: .venv/.dev ## write again what is generated (docs/parameters.md)
 	$(BIN)/python tools/parameters.py
 
