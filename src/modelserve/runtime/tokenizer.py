@@ -54,6 +54,9 @@ class Tokenizer:
         self._loaded = loaded
         self.max_length = max_length
         self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
+        if self.vocab_size <= len(self._special_ids):
+            # transformers makes an empty tokenizer, without a word, where the files of one are missing.
+            raise LoadError(f"{path.name} has no tokenizer files (tokenizer.json, vocab.txt or the like)")
         self.mask_token: str | None = loaded.mask_token
         self.mask_token_id: int | None = loaded.mask_token_id if loaded.mask_token else None
         self.pad_token_id: int | None = loaded.pad_token_id if loaded.pad_token else None
