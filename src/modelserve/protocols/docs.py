@@ -1,8 +1,8 @@
 """/openapi.json, and /docs: a page of our own that shows it and sends requests, offline.
 
-A page of our own because every kept OpenAPI viewer is more than a megabyte of minified JavaScript (swagger-ui-dist
-5: 1.6 MB, RapiDoc: 0.9 MB, Redoc: 0.9 MB), several times this package, to be vendored and renewed for its own
-security fixes; and loading one from a CDN, as KServe's page does, fails in a closed network. Runs on the event loop.
+A page of our own because every kept OpenAPI viewer is about a megabyte of minified JavaScript (swagger-ui-dist 5.35:
+1.9 MB, Redoc 2.5: 1.1 MB, RapiDoc 9.3: 0.9 MB), several times this package, to be vendored and renewed for its own
+security fixes; loading one from a CDN, as KServe's page does, fails in a closed network. Runs on the event loop.
 """
 
 from __future__ import annotations
