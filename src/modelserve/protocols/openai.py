@@ -25,12 +25,20 @@ from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.rerank import Rerank, Reranked, rerank
 from modelserve.types import InferRequest, Instance, Params, TokenIds
 
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_INPUTS = [
+    {"type": "string"},
+    {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    _IDS,
+    {"type": "array", "minItems": 1, "items": _IDS},
+]
+
 
 class EmbeddingRequest(msgspec.Struct):
     """The body of an embeddings request; other keys, such as `user`, are ignored."""
 
     model: str
-    input: str | list[str | int | list[int]]
+    input: Annotated[str | list[str | int | list[int]], Meta(extra_json_schema={"anyOf": _INPUTS})]
     """A text, texts, the token ids of one text, or those of several. All elements are of one kind."""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1)] | None = None
