@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +25,7 @@ from modelserve.errors import (
 )
 from modelserve.runtime import metrics
 from modelserve.runtime.batcher import Batcher, Reply
+from modelserve.runtime.pool import Pool
 from modelserve.tasks import raw
 from modelserve.tasks.base import States, Task
 from modelserve.types import Encoding, InferRequest, InferResponse, ModelInfo, Output, Params, TensorSpec
@@ -55,8 +55,8 @@ class Model:
         self._config = config
         self._loaded: Loaded | None = None
         self._batcher: Batcher | None = None
-        self._short = ThreadPoolExecutor(2, thread_name_prefix="modelserve-tokenizer")
-        self._long = ThreadPoolExecutor(1, thread_name_prefix="modelserve-tokenizer-long")
+        self._short = Pool("modelserve-tokenizer", 2)
+        self._long = Pool("modelserve-tokenizer-long", 1)
         self._preprocess_seconds = metrics.preprocess_seconds.labels(self.name)
         self._predict_seconds = metrics.predict_seconds.labels(self.name)
         self._postprocess_seconds = metrics.postprocess_seconds.labels(self.name)
@@ -89,7 +89,7 @@ class Model:
         started = time.monotonic()
         self._at("queued", 0.0)
         try:
-            self._loaded = await asyncio.get_running_loop().run_in_executor(self._long, _load, self._config, self._at)
+            self._loaded = await asyncio.to_thread(_load, self._config, self._at)
         except BaseException as error:
             self.stage = "failed"
             self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
@@ -120,8 +120,8 @@ class Model:
         """End the threads; whoever still waits is answered NotReady."""
         if self._batcher is not None:
             self._batcher.close()
-        self._short.shutdown(wait=False, cancel_futures=True)
-        self._long.shutdown(wait=False, cancel_futures=True)
+        self._short.close()
+        self._long.close()
 
     def busy(self) -> bool:
         return self._batcher is not None and self._batcher.busy()
