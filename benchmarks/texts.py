@@ -160,12 +160,18 @@ def make(name: str) -> list[str]:
 
 
 def _lognormal(rng: random.Random) -> list[int]:
-    """Lengths at even steps of the distribution's quantiles, in random order."""
+    """Lengths at even steps of the distribution's quantiles.
+
+    Each 16 neighbours hold one length of each sixteenth of the distribution, in random order: a short measurement,
+    which sees a part of the set, sees the same mix as a long one.
+    """
     normal = NormalDist(math.log(37), 0.741)
     drawn = [math.exp(normal.inv_cdf((i + 0.5) / COUNT)) for i in range(COUNT)]
     whole = [min(254, max(7, round(length))) for length in drawn]
-    rng.shuffle(whole)
-    return whole
+    strata = [whole[i : i + COUNT // 16] for i in range(0, COUNT, COUNT // 16)]
+    for stratum in strata:
+        rng.shuffle(stratum)
+    return [length for row in zip(*strata, strict=True) for length in rng.sample(row, len(row))]
 
 
 def _sentences(rng: random.Random, count: int) -> dict[int, list[str]]:

