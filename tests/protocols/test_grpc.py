@@ -386,6 +386,16 @@ async def test_a_message_over_the_limit_is_refused_either_way() -> None:
         assert (await served.refused("ModelInfer", texts("x")))[0] == "RESOURCE_EXHAUSTED"
 
 
+async def test_a_compressed_message_counts_as_what_it_unpacks_to() -> None:
+    async with serve() as served:
+        call = served.channel.unary_unary(f"/{pb.SERVICE.full_name}/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(texts("x" * 9_000_000).SerializeToString(), timeout=20, compression=grpc.Compression.Gzip)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        answer = await call(texts("x" * 1_000_000).SerializeToString(), timeout=20, compression=grpc.Compression.Gzip)
+    assert list(pb.ModelInferResponse.FromString(answer).outputs[0].contents.int64_contents) == [1_000_000]
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from modelserve.backends.huggingface import HuggingFaceBackend
 from modelserve.config import Config
 from modelserve.protocols import pb, tensors
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc import start_grpc
 from modelserve.protocols.grpc_tensors import FIELDS
 from modelserve.protocols.http import build_app
+from modelserve.runtime import metrics
 from modelserve.runtime.model import Model, Models
 from tests.models import TASKS, tiny
 
@@ -39,16 +43,21 @@ Answer = dict[str, tuple[str, list[int], list[Any]]]
 """Name -> datatype, shape, elements."""
 
 
+def stub(channel: grpc.aio.Channel) -> Any:
+    """ModelInfer, called with its message."""
+    return channel.unary_unary(
+        f"/{pb.SERVICE.full_name}/ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+
+
 class Served:
     """One model behind both APIs."""
 
     def __init__(self, client: httpx.AsyncClient, channel: grpc.aio.Channel) -> None:
         self.client = client
-        self.infer = channel.unary_unary(
-            f"/{pb.SERVICE.full_name}/ModelInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelInferResponse.FromString,
-        )
+        self.infer = stub(channel)
 
     async def rest(self, inputs: list[dict[str, Any]], parameters: dict[str, Any], *, binary: bool) -> Answer:
         body = {"inputs": inputs, "parameters": {**parameters, "binary_data_output": binary}}
@@ -177,3 +186,46 @@ async def test_pairs(served: tuple[str, Served]) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await server.grpc(inputs, {}, raw=True)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  threads tell of nothing here by an event
+            await asyncio.sleep(0.01)
+
+
+async def test_a_caller_who_goes_away_frees_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(model_dir=str(tiny("bert", "text_embedding")), threads=1)
+    model = Model(config)
+    await model.load()
+    gate, seen = threading.Event(), []
+    forward = HuggingFaceBackend.forward
+
+    def gated(self: HuggingFaceBackend, encodings: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        seen.extend(encoding.text for encoding in encodings)
+        gate.wait(60)
+        return forward(self, encodings, *args, **kwargs)
+
+    monkeypatch.setattr(HuggingFaceBackend, "forward", gated)
+    server, port = await start_grpc(Context(config, Models([model])), 0)
+
+    def request(*texts: str) -> Any:
+        message = pb.ModelInferRequest(model_name="model")
+        tensor = message.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
+        tensor.contents.bytes_contents.extend(text.encode() for text in texts)
+        return message
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = stub(channel)
+        stays = infer(request("stays"), timeout=60)
+        await until(lambda: seen == ["stays"])
+        goes = infer(request("goes", "away"), timeout=60)
+        await until(lambda: metrics.queue_size._value.get() == 2)
+        goes.cancel()
+        await until(lambda: metrics.queue_size._value.get() == 0)
+        gate.set()
+        assert (await stays).outputs[0].shape == [1, 32]
+        assert (await infer(request("after"), timeout=60)).outputs
+    assert seen == ["stays", "after"]
+    await server.stop(None)
+    model.close()
