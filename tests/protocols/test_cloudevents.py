@@ -134,6 +134,14 @@ async def test_merge_carries_the_requests_attributes_but_not_the_answers_own() -
     assert (body["id"] != EVENT["id"], body["type"]) == (True, "io.kserve.inference.response")
 
 
+async def test_attributes_beyond_ascii_are_percent_encoded_in_headers() -> None:
+    async with client(StandIn(name="modèle"), ce_merge=True) as http:
+        extra = {"ce-subject": "caf%C3%A9 %22x%22"}
+        answer = await http.post("/v1/models/modèle:predict", json=BODY, headers=HEADERS | extra)
+    assert answer.headers["ce-source"] == "io.kserve.inference.mod%C3%A8le"
+    assert answer.headers["ce-subject"] == "caf%C3%A9%20%22x%22"
+
+
 async def test_without_merge_nothing_is_carried() -> None:
     async with client() as http:
         answer = await http.post(PREDICT, json=BODY, headers=HEADERS | {"ce-subject": "s-1"})

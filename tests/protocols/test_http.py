@@ -340,6 +340,16 @@ async def test_a_request_is_recorded_once_and_a_probe_never(caplog: pytest.LogCa
         assert part in line.getMessage()
 
 
+async def test_no_path_breaks_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "modelserve.request")
+    async with client() as http:
+        answer = await http.post("/v1/models/x%0d%0aforged:predict", json=INSTANCES)
+    assert answer.status_code == 404
+    (line,) = [line.getMessage() for line in caplog.records if line.name == "modelserve.request"]
+    assert "%0d%0aforged" in line.lower()
+    assert len(line.splitlines()) == 1
+
+
 async def test_thousands_of_rows_are_the_same_json_as_few() -> None:
     rows = np.random.default_rng(0).standard_normal((1000, 40)).astype(np.float32)
 

@@ -289,7 +289,9 @@ async def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     assert "not valid JSON" in await refused(body)
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "+5", "1.0", "", " ", "5_0", "999999", "9" * 5000, "٣"])
+@pytest.mark.parametrize(
+    "length", ["x", "-1", "+5", "1.0", "", " ", "5_0", "999999", "9" * 5000, "0" * 30 + "9" * 5000, "٣"]
+)
 async def test_a_bad_header_length_is_refused(length: str) -> None:
     body, _ = binary({"inputs": [tensor()]})
     async with client() as http:

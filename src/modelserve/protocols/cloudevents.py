@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -19,6 +20,7 @@ from modelserve.protocols.exchange import Reply, decode, encode
 STRUCTURED = "application/cloudevents+json"
 REQUIRED = ("id", "source", "specversion", "type")
 _PREFIX = b"ce-"
+_PRINTABLE = "".join(set(map(chr, range(0x21, 0x7F))) - {'"', "%"})
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -46,7 +48,7 @@ def of_headers(headers: Mapping[bytes, bytes]) -> Event | None:
     if b"ce-id" not in headers:
         return None
     attributes = {
-        name.removeprefix(_PREFIX).decode("latin-1"): value.decode("latin-1")
+        name.removeprefix(_PREFIX).decode("latin-1"): unquote(value.decode("latin-1"))
         for name, value in headers.items()
         if name.startswith(_PREFIX)
     }
@@ -81,4 +83,9 @@ def reply(event: Event, data: bytes, model_name: str, config: Config) -> Reply:
         answer = own | {name: value for name, value in carried.items() if name not in own}
         return Reply(encode(answer | {"data": msgspec.Raw(data)}), content_type=STRUCTURED.encode())
     answer = own | {name: value for name, value in carried.items() if name not in own and name != "datacontenttype"}
-    return Reply(data, headers=tuple((b"ce-" + k.encode(), v.encode("latin-1")) for k, v in answer.items()))
+    return Reply(data, headers=tuple((_PREFIX + k.encode("latin-1"), _quoted(v)) for k, v in answer.items()))
+
+
+def _quoted(value: str) -> bytes:
+    """A header's value: CloudEvents wants what is not printable ASCII percent-encoded, and `"` and `%`."""
+    return quote(value, safe=_PRINTABLE).encode()

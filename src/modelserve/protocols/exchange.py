@@ -76,7 +76,8 @@ class Reply:
 class Exchange:
     """One request on its way through a protocol.
 
-    id: x-request-id, the caller's or a new one. params: the path's parameters, decoded. `model` and `response` are
+    id: x-request-id, the caller's or a new one. path: as it came, percent-encoded, which no line of the log can be
+    broken with; params: its parameters, decoded. `model` and `response` are
     what `infer` was last asked and answered, for the log and the metrics.
     """
 
@@ -99,7 +100,7 @@ class Exchange:
         self.scope = scope
         self.receive = receive
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
+        self.path: str = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         self.params: dict[str, str] = scope["path_params"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.header("x-request-id")[:_MAX_ID] or str(uuid.uuid4())

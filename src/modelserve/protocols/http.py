@@ -15,7 +15,6 @@ from importlib import import_module
 from time import perf_counter
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -155,7 +154,7 @@ def all_routes(context: Context) -> list[Route]:
 
 async def _without_slash(exchange: Exchange) -> Reply:
     path, query = exchange.path.rstrip("/"), exchange.scope["query_string"]
-    location = quote(path).encode() + (b"?" + query if query else b"")
+    location = path.encode("latin-1") + (b"?" + query if query else b"")
     return Reply(b"", 307, headers=((b"location", location),))
 
 
