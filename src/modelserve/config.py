@@ -338,4 +338,5 @@ class Config:
     @property
     def http_prefixes(self) -> tuple[str, ...]:
         """Prefixes under which the OpenAI routes are served."""
-        return tuple(dict.fromkeys((self.openai_route_prefix.rstrip("/"), "")))
+        prefix = self.openai_route_prefix.strip("/")
+        return (f"/{prefix}", "") if prefix else ("",)

@@ -245,10 +245,18 @@ async def test_what_is_not_there_answers_in_the_same_shape(embedder: httpx.Async
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_an_unloaded_prefix_leaves_the_plain_routes() -> None:
-    async for client in serving(tiny("bert", "text_embedding"), openai_route_prefix=""):
-        assert (await embed(client, input="x"))["data"]
-        assert (await client.post("/openai/v1/embeddings", json={})).status_code == 404
+@pytest.mark.parametrize(
+    ("given", "served"), [("", ""), ("/", ""), ("openai", "/openai"), ("/a/b/", "/a/b"), ("/v1", "/v1")]
+)
+async def test_the_prefix_is_the_operators(given: str, served: str) -> None:
+    model = Model(config := Config(model_dir="/nowhere", model_name="m", openai_route_prefix=given))
+    transport = httpx.ASGITransport(build_app(Context(config, Models([model]))))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for prefix in {served, ""}:
+            assert (await client.get(f"{prefix}/v1/models")).json()["models"] == ["m"]
+            await refused(client, f"{prefix}/v1/embeddings", {"model": "m", "input": "x"}, 503)
+        assert (await client.post("/elsewhere/v1/embeddings", json={})).status_code == 404
+    model.close()
 
 
 async def test_a_model_that_loads_is_not_ready() -> None:
