@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from starlette.types import Message, Receive, Scope
 
-from modelserve.errors import InvalidRequest, RequestCancelled, RequestTimeout, UnsupportedMedia
+from modelserve.errors import InvalidRequest, ModelServeError, RequestCancelled, RequestTimeout, UnsupportedMedia
 from modelserve.protocols.coding import decompressed, too_large
 from modelserve.protocols.context import Context
 from modelserve.types import InferRequest, InferResponse
@@ -160,30 +160,38 @@ class Exchange:
             raise UnsupportedMedia(f"Content-Type '{media[:80]}' is not read here; send application/json.")
 
     async def infer(self, model: Model, request: InferRequest) -> InferResponse:
-        """The model's answer within --request_timeout; given up when the caller disconnects."""
+        """The model's answer; given up after --request_timeout, or when the caller disconnects."""
         self.model, self.request = model, request
+        waiting = asyncio.current_task()
+        assert waiting is not None
+        given_up: list[ModelServeError] = []
+
+        def give_up(error: ModelServeError) -> None:
+            given_up.append(error)
+            waiting.cancel()
+
+        async def caller_leaves() -> None:
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
+            give_up(RequestCancelled("The caller went away before the answer was ready."))
+
+        def too_late() -> None:
+            give_up(RequestTimeout(f"No answer within the {limit:g} s of --request_timeout; try fewer texts."))
+
         limit = self.context.config.request_timeout
-        caller = asyncio.create_task(self._gone(asyncio.current_task()))
+        timer = asyncio.get_running_loop().call_later(limit, too_late)
+        caller = asyncio.create_task(caller_leaves())
         try:
-            async with asyncio.timeout(limit) as timeout:
-                self.response = await model.infer(request)
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise RequestTimeout(f"No answer within the {limit:g} s of --request_timeout; try fewer texts.") from error
+            self.response = await model.infer(request)
         except asyncio.CancelledError as error:
-            if not (caller.done() and not caller.cancelled()):
+            if not given_up:
                 raise
-            raise RequestCancelled("The caller went away before the answer was ready.") from error
+            waiting.uncancel()
+            raise given_up[0] from error
         finally:
+            timer.cancel()
             caller.cancel()
         return self.response
-
-    async def _gone(self, waiting: asyncio.Task[Any] | None) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        if waiting is not None:
-            waiting.cancel()
 
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
