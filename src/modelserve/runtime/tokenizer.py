@@ -44,8 +44,7 @@ class Tokenizer:
         rust = getattr(loaded, "backend_tokenizer", None)
         if not isinstance(rust, tokenizers.Tokenizer):
             raise LoadError(f"the tokenizer of {path.name} has no fast (tokenizers) form")
-        text = rust.to_str()
-        self._rust = _plain(_with_case(text) if keep_case else text)
+        self._rust = _plain(tokenizers.Tokenizer.from_str(_with_case(rust.to_str())) if keep_case else rust)
         self._side: str = loaded.truncation_side
         self._cutting: dict[str, tokenizers.Tokenizer] = {}
         self._special_tokens = special_tokens
@@ -124,7 +123,7 @@ class Tokenizer:
         side = self._side if truncation is True else truncation
         rust = self._cutting.get(side)
         if rust is None:
-            rust = _plain(self._rust.to_str())
+            rust = tokenizers.Tokenizer.from_str(self._rust.to_str())
             rust.enable_truncation(self.max_length, direction=side)
             self._cutting[side] = rust
         return self._encode(rust, [text], offsets)[0]
@@ -164,9 +163,8 @@ class Tokenizer:
         return Encoding(ids=ids, type_ids=type_ids, special=special, dropped=max(0, dropped))
 
 
-def _plain(text: str) -> tokenizers.Tokenizer:
-    """A tokenizer without padding and truncation, whatever was saved with it."""
-    rust = tokenizers.Tokenizer.from_str(text)
+def _plain(rust: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """It, without padding and truncation, whatever was saved with it."""
     rust.no_padding()
     rust.no_truncation()
     return rust
