@@ -34,9 +34,10 @@ def test_a_port_in_use_is_left_alone() -> None:
 
 
 def test_a_server_that_dies_is_reported_with_its_code(tmp_path: Path) -> None:
+    (log := tmp_path / "log").write_text("no such model\n")
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    with pytest.raises(demo.click.ClickException, match="ended with code 3"):
-        demo.wait_ready(process, tmp_path / "ports", Console())
+    with pytest.raises(demo.click.ClickException, match="ended with code 3:\nno such model"):
+        demo.wait_ready(demo.Server(process, tmp_path / "ports", log), Console())
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_it_serves_on_until_it_is_ended(ended_by: signal.Signals) -> None:
     shown = []
     for line in process.stdout:
         shown.append(line)
-        if line == "Ctrl-C ends it.\n":
+        if line.endswith("Ctrl-C ends it.\n"):
             break
     (command,) = (line for line in shown if line.startswith("curl "))
     answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True, timeout=30)

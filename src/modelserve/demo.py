@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -66,25 +66,41 @@ def free(port: int) -> int:
     return port
 
 
+class Server(NamedTuple):
+    """A server process, the file that it tells its ports in, and its log, apart from what the demo prints."""
+
+    process: subprocess.Popen[bytes]
+    ports: Path
+    log: Path
+
+
 @contextmanager
-def server(model_dir: Path, ports_file: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(model_dir: Path) -> Iterator[Server]:
     """A server that is starting, ended when the block is left.
 
     It has a session of its own: Ctrl-C in the terminal comes here alone, and the server gets its SIGTERM from here.
     """
     command = [sys.executable, "-m", "modelserve", "serve", "--model_dir", str(model_dir), "--model_name", MODEL]
-    command += ["--http_port", str(free(8080)), "--grpc_port", str(free(8081)), "--log_level", "warning"]
-    environment = os.environ | {"MODELSERVE_PORTS_FILE": str(ports_file)}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
-        yield process
-    finally:
-        process.terminate()
+    command += ["--http_port", str(free(8080)), "--grpc_port", str(free(8081))]
+    with tempfile.TemporaryDirectory(prefix="modelserve-demo-") as folder:
+        ports, log = Path(folder) / "ports", Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env=os.environ | {"MODELSERVE_PORTS_FILE": str(ports)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield Server(process, ports, log)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def exchange(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -99,7 +115,7 @@ def exchange(port: int, method: str, path: str, body: Any = None) -> tuple[int, 
         connection.close()
 
 
-def wait_ready(process: subprocess.Popen[bytes], ports_file: Path, console: Console) -> int:
+def wait_ready(started: Server, console: Console) -> int:
     """The HTTP port, once the model answers; meanwhile a bar, or one line a stage where the output is no terminal.
 
     Raises ClickException when the server ends or takes too long.
@@ -110,8 +126,8 @@ def wait_ready(process: subprocess.Popen[bytes], ports_file: Path, console: Cons
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("start", total=1.0)
         while True:
-            if (code := process.poll()) is not None:
-                raise click.ClickException(f"The server ended with code {code} before it was ready.")
+            if started.process.poll() is not None:
+                raise ended(started)
             if time.monotonic() > end:
                 raise click.ClickException(f"The server was not ready within {START_S:.0f} seconds.")
             if port:
@@ -122,9 +138,14 @@ def wait_ready(process: subprocess.Popen[bytes], ports_file: Path, console: Cons
                     console.print(stage)
                 if status == 200:
                     return port
-            elif ports_file.exists():
-                port = json.loads(ports_file.read_text())["http_port"]
+            elif started.ports.exists():
+                port = json.loads(started.ports.read_text())["http_port"]
             time.sleep(POLL_S)
+
+
+def ended(started: Server) -> click.ClickException:
+    """What to say of a server that should be running."""
+    return click.ClickException(f"The server ended with code {started.process.wait()}:\n{started.log.read_text()}")
 
 
 def nearest(port: int) -> list[tuple[float, str]]:
@@ -152,9 +173,9 @@ def table(ranking: list[tuple[float, str]]) -> Table:
     return result
 
 
-def next_command(port: int) -> str:
+def next_command(address: str) -> str:
     body = json.dumps({"model": MODEL, "input": "Hello"})
-    return f"curl http://localhost:{port}/v1/embeddings -H 'content-type: application/json' -d '{body}'"
+    return f"curl {address}/v1/embeddings -H 'content-type: application/json' -d '{body}'"
 
 
 @click.command()
@@ -166,19 +187,16 @@ def main(once: bool) -> None:
     for ended_by in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ended_by, signal.default_int_handler)  # leave as Ctrl-C does: no server is left behind
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            server(model_dir, ports_file := Path(folder) / "ports") as process,
-        ):
-            port = wait_ready(process, ports_file, console)
+        with server(model_dir) as started:
+            port = wait_ready(started, console)
             console.print(table(nearest(port)))
-            console.print(
-                f"Serving at http://localhost:{port}, with its documentation at /docs. Try this next:\n", soft_wrap=True
-            )
-            console.print(next_command(port), markup=False, soft_wrap=True)
+            address = f"http://localhost:{port}"
+            console.print(f"Serving at {address}, documentation at {address}/docs. Try this next:\n", soft_wrap=True)
+            console.print(next_command(address), markup=False, soft_wrap=True)
             if not once:
-                console.print("\nCtrl-C ends it.")
-                raise click.ClickException(f"The server ended by itself, with code {process.wait()}.")
+                console.print(f"\nIts log is {started.log}. Ctrl-C ends it.", soft_wrap=True)
+                started.process.wait()
+                raise ended(started)
     except KeyboardInterrupt:
         console.print("Stopped.")
 
