@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
+
+from prometheus_client import Counter, Histogram
 
 from modelserve.config import Config
 from modelserve.runtime import metrics
@@ -31,8 +34,9 @@ def record(
     code: the HTTP status or the gRPC status's name. request_texts are logged only where --disable_log_requests=false
     says so, each cut to --max_log_len characters.
     """
-    metrics.requests.labels(api, task or "", code).inc()
-    metrics.request_seconds.labels(api).observe(total_s)
+    count, duration = _children(api, task or "", code)
+    count.inc()
+    duration.observe(total_s)
     if not config.enable_latency_logging or not log.isEnabledFor(logging.INFO):
         return
     timings = response.timings if response is not None else None
@@ -57,3 +61,9 @@ def record(
         fields["request_texts"] = shown
         line = f"{line} request_texts={shown!r}"
     log.info(line, extra={"fields": fields})
+
+
+@cache
+def _children(api: str, task: str, code: str) -> tuple[Counter, Histogram]:
+    """The metrics of these labels, looked up once: all three have few values."""
+    return metrics.requests.labels(api, task, code), metrics.request_seconds.labels(api)
