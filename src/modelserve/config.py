@@ -200,6 +200,12 @@ class Config:
     payload_limit: int = param(
         32 * 1024 * 1024, "Most bytes of one HTTP request body, after decompression.", group=_S, minimum=1
     )
+    answer_limit: int = param(
+        1024 * 1024 * 1024,
+        "Most bytes of memory that one answer may take, estimated before it is computed; more is answered 413.",
+        group=_S,
+        minimum=1,
+    )
     request_timeout: float = param(300.0, "Seconds before a request is answered 504.", group=_S, minimum=0.001)
     shutdown_timeout: float = param(30.0, "Seconds that SIGTERM leaves to requests in flight.", group=_S, minimum=0)
     liveness_timeout: float = param(

@@ -214,17 +214,30 @@ class Model:
         try:
             if request.raw:
                 encodings = raw.preprocess(request.instances, loaded.tokenizer)
+                size = raw.answer_bytes(loaded.task, encodings, request.raw_length)
             else:
                 encodings = loaded.task.preprocess(request.instances, request.params)
+                size = loaded.task.answer_bytes(encodings, request.params)
+            self._check_answer(size)
         except ModelServeError as error:
             reply.loop.call_soon_threadsafe(reply.fail, error)
             return
-        except Exception:
+        except BaseException:  # a panic of the Rust tokenizer is no Exception; it must be answered too
             log.exception("preprocessing failed")
             reply.loop.call_soon_threadsafe(reply.fail, InferenceFailed("the tokenizer failed on this request"))
             return
         reply.timings.tokenization_s = time.perf_counter() - started
         batcher.put(encodings, reply)
+
+    def _check_answer(self, size: int) -> None:
+        """Raises RequestTooLarge for an answer that the process might not survive: the whole vocabulary for thousands
+        of masks, hidden states for thousands of texts."""
+        limit = self._config.answer_limit
+        if size > limit:
+            raise RequestTooLarge(
+                f"The answer would take about {size} bytes of memory, at most {limit} are allowed (--answer_limit); "
+                "send fewer texts or ask for less of each."
+            )
 
     def _reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         """In a backend thread, once per batch."""

@@ -21,6 +21,12 @@ LOGITS = "logits"
 KSERVE: Mapping[str, str] = {"return_probabilities": PROBABILITIES, "return_raw_logits": LOGITS}
 """KServe's two flags, which are request parameters too, and the kinds of answer that they ask for."""
 
+NUMBER_BYTES = 56
+FIELD_BYTES = 128
+OBJECT_BYTES = 256
+"""Memory that an answer takes while it is made and written, measured over V1 and V2: per number of a tensor, per field
+of a JSON object, per object."""
+
 _NOTHING_ASKED = Params()
 _EVERY_TASK = frozenset({"truncation"})
 

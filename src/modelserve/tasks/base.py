@@ -80,11 +80,16 @@ class Task(Protocol):
     name: str
     head: Literal["token", "sequence", "none"]
     """Which of States' heads the task reads; what V2's raw tensors answer with."""
+    width: int
+    """Numbers per row of what the head gives: classes, the vocabulary, or the hidden size without a head."""
     auto_class: str
     """The transformers class that loads a model with this task's head, such as AutoModelForMaskedLM."""
 
     def preprocess(self, instances: Sequence[Instance], params: Params) -> list[Encoding]:
         """One Encoding per instance. Raises InvalidRequest for what the task cannot answer."""
+
+    def answer_bytes(self, encodings: Sequence[Encoding], params: Params) -> int:
+        """Memory that the answer to these takes, about, in whichever form it is wanted; asked before the queue."""
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         """One Output per encoding, on the host; None for those with `raw` set. Never a Python loop per token."""

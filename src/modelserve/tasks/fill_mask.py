@@ -16,13 +16,28 @@ import torch
 
 from modelserve.config import Config
 from modelserve.errors import InvalidRequest, LoadError
-from modelserve.tasks.answer import DEFAULT, KSERVE, PROBABILITIES, Answers, at_least_one, objects, refuse_pairs
+from modelserve.tasks.answer import (
+    DEFAULT,
+    FIELD_BYTES,
+    KSERVE,
+    NUMBER_BYTES,
+    OBJECT_BYTES,
+    PROBABILITIES,
+    Answers,
+    at_least_one,
+    objects,
+    refuse_pairs,
+)
 from modelserve.tasks.base import States, Tokenize
 from modelserve.types import Encoding, Instance, ModelInfo, Output, Params, Tensor, TensorSpec
 
 RANKED = "ranked"
 TOP_K = 5
 """Candidates per mask when only `targets` is given, as transformers' FillMaskPipeline."""
+_TOKEN_BYTES = 16
+"""Of a candidate's text, per token."""
+_PIECE_NUMBERS = 2**24
+"""Logits to hold at a time, 64 MiB: a batch of nothing but masks has a gigabyte of them with XLM-R's vocabulary."""
 
 
 class _Best(NamedTuple):
@@ -44,7 +59,7 @@ class FillMask:
             raise LoadError("the model's tokenizer has no mask token, which fill_mask needs")
         self._tokenize = tokenize
         self._mask, self._mask_id = tokenize.mask_token, tokenize.mask_token_id
-        self._vocabulary: int = info.config.get("vocab_size", tokenize.vocab_size)
+        self.width: int = info.config.get("vocab_size", tokenize.vocab_size)
         self._answers = Answers(self.name, config, {**KSERVE, "top_k": RANKED, "targets": RANKED})
 
     def preprocess(self, instances: Sequence[Instance], params: Params) -> list[Encoding]:
@@ -68,12 +83,12 @@ class FillMask:
 
     def _best(self, params: Params) -> _Best:
         at_least_one(params, "top_k")
-        count = min(params.top_k or TOP_K, self._vocabulary)
+        count = min(params.top_k or TOP_K, self.width)
         if params.targets is None:
             return _Best(count, ())
         # A target that is no token stands for its first token, as in transformers' pipeline.
         found = {self._target(target) for target in params.targets} - {None}
-        ids = tuple(sorted(id for id in found if id is not None and id < self._vocabulary))
+        ids = tuple(sorted(id for id in found if id is not None and id < self.width))
         if not ids:
             raise InvalidRequest(f"none of the targets {params.targets} has a token in the vocabulary", param="targets")
         return _Best(min(count, len(ids)), ids)
@@ -82,31 +97,42 @@ class FillMask:
         id = self._tokenize.vocabulary_id(text)
         return id if id is not None else next(iter(self._tokenize.ids(text)), None)
 
+    def answer_bytes(self, encodings: Sequence[Encoding], params: Params) -> int:
+        masks = [len(encoding.select or ()) for encoding in encodings]
+        want = encodings[0].want
+        if want is None:
+            return sum(masks) * NUMBER_BYTES
+        if isinstance(want, _Best):
+            longest = max(len(encoding) for encoding in encodings)  # each candidate repeats the text
+            width, each = want.most, OBJECT_BYTES + 3 * FIELD_BYTES + longest * _TOKEN_BYTES
+        else:
+            width, each = self.width, OBJECT_BYTES
+        filled_up = len(masks) * max(masks) - sum(masks)
+        return width * (sum(masks) * each + filled_up * NUMBER_BYTES)
+
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
-        rows: list[int] = []
-        spans: list[range] = []
-        wanted: dict[Any, list[int]] = {}
+        wanted: dict[Any, tuple[list[int], list[int]]] = {}  # texts, and the rows of their masks
         first = 0
         for index, (length, encoding) in enumerate(zip(states.lengths, encodings, strict=True)):
-            start = len(rows)
             if not encoding.raw:
+                texts, rows = wanted.setdefault(encoding.want, ([], []))
+                texts.append(index)
                 rows.extend([first + position for position in encoding.select or ()])
-                wanted.setdefault(encoding.want, []).append(index)
-            spans.append(range(start, len(rows)))
             first += length
-        outputs: list[Output] = [None] * len(spans)
-        if not rows:
-            return outputs
-        logits = states.token_logits(torch.tensor(rows)).float()
-        for want, members in wanted.items():
-            chosen = logits if len(wanted) == 1 else logits[[row for index in members for row in spans[index]]]
-            array = _rows(chosen, want).cpu().numpy()
+        outputs: list[Output] = [None] * len(encodings)
+        for want, (texts, rows) in wanted.items():
+            array = self._reduced(states, rows, want)
             start = 0
-            for index in members:
-                stop = start + len(spans[index])
+            for index in texts:
+                stop = start + len(encodings[index].select or ())
                 outputs[index] = array[start:stop]
                 start = stop
         return outputs
+
+    def _reduced(self, states: States, rows: list[int], want: Any) -> np.ndarray[Any, Any]:
+        size = max(1, _PIECE_NUMBERS // self.width)
+        pieces = [torch.tensor(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return np.concatenate([_rows(states.token_logits(piece).float(), want).cpu().numpy() for piece in pieces])
 
     def postprocess(self, output: Output, encoding: Encoding, params: Params) -> Any:
         """One string for all masks; per mask {token id: number} for each token of the vocabulary; or candidates.
@@ -172,7 +198,7 @@ class FillMask:
         return [Tensor("output-0", "BYTES", (len(rows), longest, width), flat)]
 
     def output_specs(self) -> list[TensorSpec]:
-        shape = (-1,) if self._answers.default == DEFAULT else (-1, -1, self._vocabulary)
+        shape = (-1,) if self._answers.default == DEFAULT else (-1, -1, self.width)
         return [TensorSpec("output-0", "BYTES", shape)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from modelserve.errors import InvalidRequest
+from modelserve.tasks.answer import NUMBER_BYTES
 from modelserve.tasks.base import States, Task, Tokenize
 from modelserve.types import Encoding, Instance, ModelInfo, Output, Params, Tensor, TensorSpec, TokenIds
 
@@ -23,6 +24,12 @@ def preprocess(instances: Sequence[Instance], tokenize: Tokenize) -> list[Encodi
     if not all(isinstance(instance, TokenIds) for instance in instances):
         raise InvalidRequest("raw tensors are answered for input_ids only, not for texts")
     return [replace(e, raw=True) for e in tokenize(instances, Params(truncation=False))]
+
+
+def answer_bytes(task: Task, encodings: Sequence[Encoding], length: int) -> int:
+    """Memory that the answer takes, about; a row of few tokens is filled up to the longest, or to `length`."""
+    columns = 1 if task.head == "sequence" else max(length, max(len(encoding) for encoding in encodings))
+    return len(encodings) * columns * task.width * NUMBER_BYTES
 
 
 def reduce(task: Task, states: States, encodings: Sequence[Encoding]) -> list[Output]:

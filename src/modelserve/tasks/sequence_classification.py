@@ -14,7 +14,17 @@ import torch
 
 from modelserve.config import Config
 from modelserve.errors import LoadError
-from modelserve.tasks.answer import DEFAULT, KSERVE, PROBABILITIES, Answers, at_least_one, objects, rounded
+from modelserve.tasks.answer import (
+    DEFAULT,
+    FIELD_BYTES,
+    KSERVE,
+    OBJECT_BYTES,
+    PROBABILITIES,
+    Answers,
+    at_least_one,
+    objects,
+    rounded,
+)
 from modelserve.tasks.base import States, Tokenize
 from modelserve.types import Encoding, Instance, ModelInfo, Output, Params, Tensor, TensorSpec
 
@@ -34,6 +44,7 @@ class SequenceClassification:
     def __init__(self, config: Config, info: ModelInfo, tokenize: Tokenize) -> None:
         if info.num_labels < 1:
             raise LoadError(f"config.json has {info.num_labels} labels; a sequence classifier needs at least one")
+        self.width = info.num_labels
         self._tokenize = tokenize
         self._answers = Answers(self.name, config, {**KSERVE, "return_labels": LABELS, "top_k": LABELS})
         self._numbers = [str(number) for number in range(info.num_labels)]
@@ -48,6 +59,14 @@ class SequenceClassification:
         at_least_one(params, "top_k")
         encodings = self._tokenize(instances, params)
         return encodings if kind == DEFAULT else [replace(encoding, want=kind) for encoding in encodings]
+
+    def answer_bytes(self, encodings: Sequence[Encoding], params: Params) -> int:
+        kind = self._answers.kind(params)
+        if kind == LABELS:
+            each = min(params.top_k or 1, self.width) * (OBJECT_BYTES + FIELD_BYTES)
+        else:
+            each = OBJECT_BYTES + (0 if kind == DEFAULT else self.width * FIELD_BYTES)
+        return len(encodings) * each
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         logits = states.sequence_logits().float()

@@ -14,7 +14,7 @@ import torch
 
 from modelserve.config import Config
 from modelserve.errors import InvalidRequest, LoadError
-from modelserve.tasks.answer import Answers, refuse_pairs
+from modelserve.tasks.answer import NUMBER_BYTES, Answers, refuse_pairs
 from modelserve.tasks.base import States, Tokenize
 from modelserve.tasks.pooling import pool
 from modelserve.tasks.recipe import read
@@ -43,6 +43,7 @@ class TextEmbedding:
     auto_class = "AutoModel"
 
     def __init__(self, config: Config, info: ModelInfo, tokenize: Tokenize) -> None:
+        self.width = info.hidden_size
         self._tokenize = tokenize
         self._answers = Answers(self.name, config, {}, also=["prompt_name", "normalize", "dimensions"])
         self._recipe = read(info, pooling=config.pooling, allow_pickle=config.allow_pickle)
@@ -114,6 +115,9 @@ class TextEmbedding:
             last = encoding.special[-1] if encoding.special else 0
             self._prompt_tokens[prompt] = len(encoding) - last
         return self._prompt_tokens[prompt]
+
+    def answer_bytes(self, encodings: Sequence[Encoding], params: Params) -> int:
+        return len(encodings) * (params.dimensions or self._recipe.dimensions) * NUMBER_BYTES
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         wants: list[_Want] = [encoding.want or _Want(self._usual, 0) for encoding in encodings]

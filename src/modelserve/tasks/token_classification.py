@@ -15,7 +15,19 @@ import torch
 
 from modelserve.config import Config
 from modelserve.errors import InvalidRequest
-from modelserve.tasks.answer import DEFAULT, KSERVE, LOGITS, PROBABILITIES, Answers, objects, refuse_pairs, rounded
+from modelserve.tasks.answer import (
+    DEFAULT,
+    FIELD_BYTES,
+    KSERVE,
+    LOGITS,
+    NUMBER_BYTES,
+    OBJECT_BYTES,
+    PROBABILITIES,
+    Answers,
+    objects,
+    refuse_pairs,
+    rounded,
+)
 from modelserve.tasks.base import States, Tokenize
 from modelserve.tasks.entities import entities
 from modelserve.types import Encoding, Instance, ModelInfo, Output, Params, Tensor, TensorSpec, TokenIds
@@ -34,6 +46,7 @@ class TokenClassification:
     auto_class = "AutoModelForTokenClassification"
 
     def __init__(self, config: Config, info: ModelInfo, tokenize: Tokenize) -> None:
+        self.width = info.num_labels
         self._tokenize = tokenize
         self._answers = Answers(
             self.name,
@@ -63,6 +76,17 @@ class TokenClassification:
         encodings = self._tokenize(instances, params, offsets=offsets)
         # A label is a name for a class: the device has no part in it.
         return encodings if kind in (DEFAULT, LABELS) else [replace(encoding, want=kind) for encoding in encodings]
+
+    def answer_bytes(self, encodings: Sequence[Encoding], params: Params) -> int:
+        lengths = [len(encoding) for encoding in encodings]
+        padded, kind = len(lengths) * max(lengths), self._kind(params)
+        if kind in (DEFAULT, LABELS):
+            each = 0
+        elif kind == ENTITIES:
+            each = OBJECT_BYTES + FIELD_BYTES  # an entity has more fields, and most tokens are none
+        else:
+            each = OBJECT_BYTES + self.width * FIELD_BYTES
+        return sum(lengths) * each + padded * NUMBER_BYTES * (3 if self._wants_offsets(params) else 1)
 
     def reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
         logits = states.token_logits().float()
