@@ -29,12 +29,15 @@ class Tokenizer:
         keep_case: bool = False,
         special_tokens: bool = True,
         type_ids: bool = False,
+        rows: int | None = None,
+        types: int = 2,
         trust_remote_code: bool = False,
     ) -> None:
         """Load the tokenizer of `path`, as transformers does.
 
         keep_case: never lower-case. special_tokens: add the model's own. type_ids: give token type ids even where the
-        tokenizer does not list them as an input. Raises LoadError.
+        tokenizer does not list them as an input. rows, types: token ids and token types that the network knows (0: it
+        takes no types); as many ids as the vocabulary has when not given. Raises LoadError.
         """
         try:
             loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -56,6 +59,8 @@ class Tokenizer:
         if self.vocab_size <= len(self._special_ids):
             # transformers makes an empty tokenizer, without a word, where the files of one are missing.
             raise LoadError(f"{path.name} has no tokenizer files (tokenizer.json, vocab.txt or the like)")
+        self._rows = rows or self.vocab_size
+        self._types = types
         self.mask_token: str | None = loaded.mask_token
         self.mask_token_id: int | None = loaded.mask_token_id if loaded.mask_token else None
         self.pad_token_id: int | None = loaded.pad_token_id if loaded.pad_token else None
@@ -65,8 +70,8 @@ class Tokenizer:
     def __call__(self, instances: Sequence[Instance], params: Params, *, offsets: bool = False) -> list[Encoding]:
         """Encodings in order.
 
-        Raises InvalidRequest for an input of no tokens, for ids that the vocabulary lacks, and for one that is longer
-        than `max_length` when `params.truncation` is false.
+        Raises InvalidRequest for an input of no tokens, for ids that the network does not know (a CUDA device would
+        not survive them), and for one that is longer than `max_length` when `params.truncation` is false.
         """
         if any(isinstance(instance, TokenIds) for instance in instances):
             return [
@@ -84,6 +89,8 @@ class Tokenizer:
                 encoding = self._cut(texts[index], index, length, params, offsets)
             elif length == 0:
                 raise InvalidRequest(f"input {index} has no tokens")
+            if self._rows < self.vocab_size:
+                self._check_ids(encoding.ids, index)
             encodings.append(self._ours(encoding, instances[index], length - len(encoding), offsets))
         return encodings
 
@@ -143,11 +150,14 @@ class Tokenizer:
         ids, type_ids = list(instance.ids), instance.type_ids
         if not ids:
             raise InvalidRequest(f"input {index} has no tokens")
-        wrong = next((id for id in ids if not 0 <= id < self.vocab_size), None)
-        if wrong is not None:
-            raise InvalidRequest(
-                f"input {index} has the token id {wrong}, the vocabulary has ids from 0 to {self.vocab_size - 1}"
-            )
+        self._check_ids(ids, index)
+        if type_ids is not None and self._types:
+            wrong = next((type for type in type_ids if not 0 <= type < self._types), None)
+            if wrong is not None:
+                raise InvalidRequest(
+                    f"input {index} has the token type id {wrong}, the model has types from 0 to {self._types - 1}",
+                    param="token_type_ids",
+                )
         dropped = len(ids) - self.max_length
         if dropped > 0:
             if params.truncation is False:
@@ -161,6 +171,13 @@ class Tokenizer:
             type_ids = type_ids and type_ids[: len(ids)]
         special = [int(id in self._special_ids) for id in ids]
         return Encoding(ids=ids, type_ids=type_ids, special=special, dropped=max(0, dropped))
+
+    def _check_ids(self, ids: Sequence[int], index: int) -> None:
+        wrong = next((id for id in ids if not 0 <= id < self._rows), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"input {index} has the token id {wrong}, the model has ids from 0 to {self._rows - 1}"
+            )
 
 
 def _plain(rust: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
