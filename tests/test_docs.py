@@ -14,6 +14,8 @@ from tests.models import minilm, tiny
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *DOCS]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+"""Their blocks train models, and are run by tests/examples."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def links(page: Path) -> list[str]:
     return [str(child.attrs["href"]) for child in children if child.type == "link_open"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):
@@ -60,7 +62,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not fragment or fragment in anchors(file), f"{name(page)}: {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=name)
 def test_blocks_have_a_language(page: Path) -> None:
     for block in blocks(page):
         assert block.language in LANGUAGES, str(block)
