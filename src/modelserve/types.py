@@ -142,6 +142,8 @@ class ModelInfo:
     hidden_size: int
     max_length: int
     """Most tokens of one input, special tokens included."""
+    lower_case: bool = False
+    """Texts are lower-cased before the tokenizer sees them (sentence-transformers' do_lower_case)."""
     revision: str = ""
 
 

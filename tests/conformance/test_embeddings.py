@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,28 @@ async def test_prompts(serve: Serve, prompted: Path) -> None:
         with pytest.raises(Refused, match="no prompt named 'nope'") as refused:
             await ask(served, api, TEXTS, prompt_name="nope")
         assert refused.value.status in (400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize("length", [24, None, 64])
+async def test_what_the_directory_says_of_texts(serve: Serve, tmp_path: Path, length: int | None) -> None:
+    """max_seq_length, which counts more than the tokenizer's 32; do_lower_case, above a tokenizer that keeps case."""
+    path = tmp_path / "model"
+    modules = [Transformer(str(tiny("bert", cased=True))), Pooling(32, "mean")]
+    SentenceTransformer(modules=modules).save_pretrained(str(path), create_model_card=False)
+    rewrite(path / "tokenizer_config.json", model_max_length=32)
+    rewrite(path / "sentence_bert_config.json", max_seq_length=length, do_lower_case=True)
+    texts = [*TEXTS, TEXTS[1].upper()]
+    expected = vectors(path, texts)
+    served, cased = await serve(path), await serve(path, disable_lower_case=True)
+    for api in apis(NAME):
+        answer = await ask(served, api, texts)
+        assert_same(answer.predictions, expected)
+        assert (await ask(cased, api, texts[-1:])).predictions != answer.predictions[-1:]
+    assert sentence_transformer(path).max_seq_length == (length or 32)
+
+
+def rewrite(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 async def test_flags(serve: Serve, prompted: Path) -> None:

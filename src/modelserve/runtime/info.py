@@ -60,6 +60,7 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
     )
     if reason := refusal(task, architectures, files.shapes):
         raise LoadError(reason)
+    settings = _sentence_settings(files.model) if task == "text_embedding" else {}
     id2label = _labels(described)
     if task in ("sequence_classification", "token_classification") and files.shapes is not None:
         found = class_rows(files.shapes)
@@ -75,7 +76,8 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
         num_labels=len(id2label),
         problem_type=problem_type,
         hidden_size=_hidden_size(described),
-        max_length=_max_length(files, config, task),
+        max_length=_max_length(files, config, settings),
+        lower_case=bool(settings.get("do_lower_case")),
         revision=files.revision,
     )
     return info, task
@@ -127,8 +129,14 @@ def _hidden_size(described: dict[str, Any]) -> int:
     return size
 
 
-def _max_length(files: Files, config: Config, task: str) -> int:
-    """--max_length, or the least of what the network, the tokenizer and sentence-transformers allow.
+def _sentence_settings(directory: Path) -> dict[str, Any]:
+    """What sentence-transformers is told of the network: sentence_bert_config.json, once named after each network."""
+    found = sorted(path for path in directory.glob("*.json") if re.fullmatch(r"sentence_.*_config", path.stem))
+    return {name: value for path in found for name, value in _json_object(path).items()}
+
+
+def _max_length(files: Files, config: Config, settings: dict[str, Any]) -> int:
+    """--max_length, or what sentence-transformers or else the tokenizer says, and never more than the network takes.
 
     Only the network's own limit binds --max_length: the others are what its authors recommend.
     """
@@ -141,11 +149,10 @@ def _max_length(files: Files, config: Config, task: str) -> int:
                 "failures where the model cannot"
             )
         return config.max_length
-    advised = [_json_object(files.tokenizer / "tokenizer_config.json").get("model_max_length")]
-    if task == "text_embedding":
-        modules = sorted(path for path in files.model.glob("*.json") if re.fullmatch(r"sentence_.*_config", path.stem))
-        advised += [_json_object(path).get("max_seq_length") for path in modules]
-    return min([limit, *(length for value in advised if (length := _positive(value)))])
+    advised = _positive(settings.get("max_seq_length"))  # sentence-transformers overwrites the tokenizer's with it
+    if advised is None:
+        advised = _positive(_json_object(files.tokenizer / "tokenizer_config.json").get("model_max_length"))
+    return min(limit, advised or limit)
 
 
 def _limit(described: dict[str, Any]) -> tuple[int, str]:

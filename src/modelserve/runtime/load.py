@@ -50,6 +50,7 @@ def load(config: Config, at: At) -> Loaded:
         files.tokenizer,
         max_length=info.max_length,
         keep_case=config.disable_lower_case,
+        lower_case=info.lower_case,
         special_tokens=not config.disable_special_tokens,
         type_ids=config.return_token_type_ids,
         rows=info.config.get("vocab_size"),

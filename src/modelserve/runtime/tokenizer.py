@@ -27,6 +27,7 @@ class Tokenizer:
         *,
         max_length: int,
         keep_case: bool = False,
+        lower_case: bool = False,
         special_tokens: bool = True,
         type_ids: bool = False,
         rows: int | None = None,
@@ -35,9 +36,10 @@ class Tokenizer:
     ) -> None:
         """Load the tokenizer of `path`, as transformers does.
 
-        keep_case: never lower-case. special_tokens: add the model's own. type_ids: give token type ids even where the
-        tokenizer does not list them as an input. rows, types: token ids and token types that the network knows (0: it
-        takes no types); as many ids as the vocabulary has when not given. Raises LoadError.
+        keep_case: never lower-case. lower_case: always, unless keep_case. special_tokens: add the model's own.
+        type_ids: give token type ids even where the tokenizer does not list them as an input. rows, types: token ids
+        and token types that the network knows (0: it takes no types); as many ids as the vocabulary has when not
+        given. Raises LoadError.
         """
         try:
             loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -48,6 +50,9 @@ class Tokenizer:
         if not isinstance(rust, tokenizers.Tokenizer):
             raise LoadError(f"the tokenizer of {path.name} has no fast (tokenizers) form")
         self._rust = _plain(tokenizers.Tokenizer.from_str(_with_case(rust.to_str())) if keep_case else rust)
+        if lower_case and not keep_case:
+            before = [self._rust.normalizer] if self._rust.normalizer else []
+            self._rust.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), *before])
         self._side: str = loaded.truncation_side
         self._cutting: dict[str, tokenizers.Tokenizer] = {}
         self._special_tokens = special_tokens
