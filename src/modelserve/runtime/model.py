@@ -55,6 +55,8 @@ class Model:
         self._config = config
         self._loaded: Loaded | None = None
         self._batcher: Batcher | None = None
+        self._changing = asyncio.Lock()
+        """Held while the model is loaded or unloaded: two loads at once would leave the weights of one behind."""
         self._short = Pool("modelserve-tokenizer", 2)
         self._long = Pool("modelserve-tokenizer-long", 1)
         self._preprocess_seconds = metrics.preprocess_seconds.labels(self.name)
@@ -84,31 +86,33 @@ class Model:
 
     async def load(self) -> None:
         """Download, load and warm up, in a thread. Raises LoadError, after which the stage is `failed`."""
-        if self._loaded is not None:
-            return
-        started = time.monotonic()
-        self._at("queued", 0.0)
-        try:
-            self._loaded = await asyncio.to_thread(_load, self._config, self._at)
-        except BaseException as error:
-            self.stage = "failed"
-            self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
-            raise
-        self._batcher = Batcher(self._loaded.backend, self._reduce, max_queue_size=self._config.max_queue_size)
-        metrics.load_seconds.set(time.monotonic() - started)
-        self._at("ready", 1.0)
+        async with self._changing:
+            if self._loaded is not None:
+                return
+            started = time.monotonic()
+            self._at("queued", 0.0)
+            try:
+                self._loaded = await asyncio.to_thread(_load, self._config, self._at)
+            except BaseException as error:
+                self.stage = "failed"
+                self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
+                raise
+            self._batcher = Batcher(self._loaded.backend, self._reduce, max_queue_size=self._config.max_queue_size)
+            metrics.load_seconds.set(time.monotonic() - started)
+            self._at("ready", 1.0)
         log.info("ready: %s", msgspec.json.encode(self.describe()).decode())
 
     async def unload(self) -> None:
         """Answer what runs, refuse what waits, free the weights."""
-        loaded, batcher = self._loaded, self._batcher
-        self._at("unloaded", 0.0)
-        self.reason = "it has been unloaded"
-        self._loaded = self._batcher = None
-        if loaded is not None and batcher is not None:
-            batcher.close()
-            await asyncio.to_thread(batcher.join, self._config.shutdown_timeout)
-            loaded.backend.close()
+        async with self._changing:
+            loaded, batcher = self._loaded, self._batcher
+            self._at("unloaded", 0.0)
+            self.reason = "it has been unloaded"
+            self._loaded = self._batcher = None
+            if loaded is not None and batcher is not None:
+                batcher.close()
+                await asyncio.to_thread(batcher.join, self._config.shutdown_timeout)
+                loaded.backend.close()
 
     def drain(self) -> None:
         """Not ready any more; what was accepted, and what still arrives on open connections, is answered."""
