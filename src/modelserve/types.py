@@ -144,6 +144,8 @@ class ModelInfo:
     """Most tokens of one input, special tokens included."""
     lower_case: bool = False
     """Texts are lower-cased before the tokenizer sees them (sentence-transformers' do_lower_case)."""
+    sentence_transformers: dict[str, Any] = field(default_factory=dict)
+    """config_sentence_transformers.json; empty where there is none."""
     revision: str = ""
 
 

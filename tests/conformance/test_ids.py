@@ -57,7 +57,7 @@ async def test_ids_that_no_text_has(serve: Serve, architecture: str, task: str) 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (tensors([5, 6], [7, 10**6]), "input 1 has the token id 1000000, the model has ids from 0 to"),
+        (tensors([5, 6], [7, 10**6]), "input 1 has the token id 1000000, the model's vocabulary has ids from 0 to"),
         (tensors([5, -1]), "input 0 has the token id -1"),
         (tensors([5, 6], token_type_ids=[[0, 2]]), "input 0 has the token type id 2, the model has types from 0 to 1"),
         (tensors([5, 6], token_type_ids=[[-1, 0]]), "input 0 has the token type id -1"),
@@ -91,7 +91,7 @@ async def test_a_vocabulary_that_is_larger_than_the_network(serve: Serve, tmp_pa
         )
         assert_same(good.predictions, [prediction(path, "sequence_classification", TEXT)])
         assert isinstance(bad, Refused)
-        assert f"input 0 has the token id {size}, the model has ids from 0 to {size - 1}" in str(bad)
+        assert f"input 0 has the token id {size}, the model's vocabulary has ids from 0 to {size - 1}" in str(bad)
 
 
 async def test_a_network_that_is_larger_than_its_vocabulary(serve: Serve) -> None:

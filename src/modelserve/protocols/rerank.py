@@ -7,6 +7,7 @@ only; runs on the event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -117,7 +118,7 @@ def _activation(model: Model) -> Callable[[Array], Array]:
     elif model.info.num_labels != 1:
         it_is = f"it tells {model.info.num_labels} classes apart"
     else:
-        return activation_of(model.info.config)
+        return activation_of(model.info.config, model.info.sentence_transformers)
     raise InvalidRequest(
         f"Model {model.name} does not support Rerank API: {it_is}, and reranking needs a cross-encoder, which is "
         "a sequence_classification model of one label.",
@@ -125,18 +126,20 @@ def _activation(model: Model) -> Callable[[Array], Array]:
     )
 
 
-def activation_of(config: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """The activation that config.json names for a cross-encoder of one label, sigmoid when it names none.
+def activation_of(
+    config: Mapping[str, Any], settings: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Array], Array]:
+    """The activation that a cross-encoder of one label names, sigmoid when it names none.
 
-    Where sentence-transformers writes it, since its release 4 and before. Raises NotSupported for one that is not
-    known here.
+    sentence-transformers writes it in config_sentence_transformers.json (settings); it did in config.json from its
+    release 4 on, and there under another name before. Raises NotSupported for one that is not known here.
     """
-    path = (config.get("sentence_transformers") or {}).get("activation_fn")
+    path = settings.get("activation_fn") or (config.get("sentence_transformers") or {}).get("activation_fn")
     path = path or config.get("sbert_ce_default_activation_function") or "Sigmoid"
     name = str(path).rpartition(".")[2]
     if name not in _ACTIVATIONS:
         raise NotSupported(
-            f"The model's config.json names the activation {path}; known here are {', '.join(_ACTIVATIONS)}."
+            f"The model's configuration names the activation {path}; known here are {', '.join(_ACTIVATIONS)}."
         )
     return _ACTIVATIONS[name]
 

@@ -41,6 +41,8 @@ COUNTED_FROM_PADDING = {
 
 HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd", "emb_dim")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+_SENTENCE_TASKS = ("text_embedding", "sequence_classification")
+"""What sentence-transformers' embedding models and cross-encoders do."""
 _NO_LIMIT = 10**9
 """Tokenizers without a limit say 10**30."""
 
@@ -60,7 +62,7 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
     )
     if reason := refusal(task, architectures, files.shapes):
         raise LoadError(reason)
-    settings = _sentence_settings(files.model) if task == "text_embedding" else {}
+    settings = _sentence_settings(files.model) if task in _SENTENCE_TASKS else {}
     id2label = _labels(described)
     if task in ("sequence_classification", "token_classification") and files.shapes is not None:
         found = class_rows(files.shapes)
@@ -78,6 +80,7 @@ def inspect(files: Files, config: Config) -> tuple[ModelInfo, str]:
         hidden_size=_hidden_size(described),
         max_length=_max_length(files, config, settings),
         lower_case=bool(settings.get("do_lower_case")),
+        sentence_transformers=_json_object(files.model / "config_sentence_transformers.json"),
         revision=files.revision,
     )
     return info, task

@@ -181,7 +181,7 @@ class Tokenizer:
         wrong = next((id for id in ids if not 0 <= id < self._rows), None)
         if wrong is not None:
             raise InvalidRequest(
-                f"input {index} has the token id {wrong}, the model has ids from 0 to {self._rows - 1}"
+                f"input {index} has the token id {wrong}, the model's vocabulary has ids from 0 to {self._rows - 1}"
             )
 
 
