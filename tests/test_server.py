@@ -101,6 +101,7 @@ class Test_start:
         assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 class Test_end:
     def test_sigterm_loses_nothing_that_was_accepted(self) -> None:
         with (
@@ -153,6 +154,7 @@ def _ignore(server: Server) -> None:
         return
 
 
+@pytest.mark.slow
 class Test_faults:
     def test_a_forward_pass_that_raises_answers_its_callers_only(self) -> None:
         code = """
