@@ -113,5 +113,6 @@ def save(model: Any, tokenizer: Any, output: Path, accuracy: float) -> None:
     if accuracy < ENOUGH:
         sys.exit(f"The held-out accuracy is below {ENOUGH:.0%}: the model was not saved.")
     model.save_pretrained(output)
+    tokenizer.backend_tokenizer.no_truncation()  # which transformers' pipelines leave behind
     tokenizer.save_pretrained(output)
     print(f"saved in {output}")

@@ -22,7 +22,7 @@ from training import SEED, check_held_out, fit, minilm, output_directory, pad, s
 
 DATA = Path(__file__).parent / "data"
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
-ROUNDS = 25
+ROUNDS = 20
 """How often each training sentence is told, each time with other names."""
 ORDINARY = {"new"}
 """Words of held-out names that may be in the training text: they are everyday words outside of a name."""
