@@ -94,6 +94,10 @@ def routes(context: Context) -> list[Route]:
         route("/v2/health/live", live, Operation("Whether the server works", Live, not_ready=Live)),
         route("/v2/health/ready", ready, Operation("Whether every model answers", Ready, not_ready=Ready)),
         route("/health", health, Operation("Whether every model answers, in a word", Health, not_ready=Health)),
-        route("/metrics", show_metrics, Operation("Prometheus metrics", media=("text/plain",))),
+        route(
+            "/metrics",
+            show_metrics,
+            Operation("Prometheus metrics", media=("text/plain", "application/openmetrics-text")),
+        ),
         route("/info", info, Operation("Model, task, dtype, backend, limits, versions", dict[str, Any])),
     ]
