@@ -9,6 +9,7 @@ from examples import training
 from examples.fill_mask import train as fill_mask
 from examples.sentiment import train as sentiment
 from examples.token_classification import train as names
+from tests.blocks import ROOT
 
 
 def test_fill_mask_has_not_read_what_it_is_asked() -> None:
@@ -53,3 +54,12 @@ def test_a_bad_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="below 80%"):
         training.save(None, None, tmp_path / "model", 0.79)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("example", ["fill_mask", "sentiment", "token_classification"])
+def test_links_of_the_page_lead_somewhere(example: str) -> None:
+    page = ROOT / "examples" / example / "README.md"
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert targets
+    for target in targets:
+        assert (page.parent / target).exists(), target
