@@ -13,10 +13,12 @@ from typing import Any
 
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.core.failures import FailureGroup
+
+from tests.fuzz.bodies import often
 
 MASK = "[MASK]"
 TIMEOUT_S = 30
@@ -93,13 +95,7 @@ def fuzz(url: str, route: str, cases: int, knows: Sequence[str]) -> Report:
             else:
                 report.statuses[answer.status_code] += 1
 
-        @settings(
-            max_examples=cases,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
+        @often(cases)
         @given(
             case=st.one_of([operation.as_strategy(generation_mode=mode) for mode in _ALL_MODES]),
             sensible=st.booleans(),

@@ -99,6 +99,15 @@ class Rpc:
             log.exception("Request %s failed: %s", call.id, self.path)
             code = "INTERNAL"
             details = f"The server failed on this request; its log says why under the id {call.id}."
+        limit = self.context.config.grpc_max_send_message_length
+        if len(encoded) > limit:
+            # grpc gives it the same status, but after we have recorded a success, and with a traceback in the log.
+            code = "RESOURCE_EXHAUSTED"
+            details = (
+                f"The answer has {len(encoded)} bytes, at most {limit} are allowed (--grpc_max_send_message_length); "
+                "send fewer texts."
+            )
+            encoded = b""
         self._record(call, code, started)
         if call.response is not None and call.response.tokens_dropped:
             trailing.append(("x-modelserve-tokens-dropped", str(call.response.tokens_dropped)))
