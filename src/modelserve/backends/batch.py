@@ -92,7 +92,7 @@ def _packed(network: Network, encodings: Sequence[Encoding], lengths: list[int],
         if (ids == padding).any():
             positions = np.concatenate([_counted(np.asarray(e.ids), padding) for e in encodings])
     types = None
-    if network.takes_types:
+    if _types_matter(network, encodings):
         types = torch.from_numpy(_types(encodings, lengths)).to(device)
     bounds = None
     if varlen:
@@ -115,6 +115,10 @@ def _counted(
     return counted
 
 
+def _types_matter(network: Network, encodings: Sequence[Encoding]) -> bool:
+    return network.has_types or (network.takes_types and any(e.type_ids is not None for e in encodings))
+
+
 def _types(encodings: Sequence[Encoding], lengths: list[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     if all(e.type_ids is None for e in encodings):
         return np.zeros(sum(lengths), dtype=np.int64)
@@ -126,23 +130,25 @@ def _types(encodings: Sequence[Encoding], lengths: list[int]) -> np.ndarray[tupl
 def pad(
     network: Network, encodings: Sequence[Encoding], lengths: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """ids, mask and types, int64 [B, longest] on the device; mask None when there is nothing to mask."""
+    """ids, mask and types, int64 [B, longest] on the device; mask None when there is nothing to mask or to guess."""
     device, longest = network.device, max(lengths)
     shape = (len(encodings), longest)
     ids = np.full(shape, getattr(network.config, "pad_token_id", None) or 0, dtype=np.int64)
-    types = np.zeros(shape, dtype=np.int64) if network.takes_types else None
+    types = np.zeros(shape, dtype=np.int64) if _types_matter(network, encodings) else None
     for row, encoding in enumerate(encodings):
         ids[row, : lengths[row]] = encoding.ids
         if types is not None and encoding.type_ids is not None:
             types[row, : lengths[row]] = encoding.type_ids
     mask = None
-    if min(lengths) < longest:
+    if min(lengths) < longest or network.guesses_mask:
         mask = torch.from_numpy((np.arange(longest) < np.asarray(lengths)[:, None]).astype(np.int64)).to(device)
     return torch.from_numpy(ids).to(device), mask, None if types is None else torch.from_numpy(types).to(device)
 
 
 def unpad(padded: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """[B, L, H] -> the real rows end to end, [T, H]."""
+    """[B, L, H] -> the real rows end to end, [T, H]. Raises ValueError for a network that shortens texts (Funnel)."""
+    if padded.shape[1] != max(lengths):
+        raise ValueError(f"{padded.shape[1]} rows for {max(lengths)} tokens")
     if min(lengths) == padded.shape[1]:
         return padded.flatten(0, 1)
     real = torch.arange(padded.shape[1], device=padded.device) < torch.tensor(lengths, device=padded.device)[:, None]

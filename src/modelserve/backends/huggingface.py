@@ -70,15 +70,19 @@ class HuggingFaceBackend:
             )
         varlen = self.device.type == "cuda" and DTYPES[dtype] is not torch.float32
         with self._computing():
-            texts = layouts.samples(whole.config.vocab_size, max_length, _special_ids(whole.config))
+            end = getattr(whole.config, "eos_token_id", None)
+            texts = layouts.samples(
+                whole.config.vocab_size, max_length, _special_ids(whole.config), end if isinstance(end, int) else None
+            )
             self.verdict = layouts.find(self.network, head, texts, varlen=varlen)
+            one_at_a_time = self.device.type != "cpu" or self.network.keeps_notes(self._pass, texts)
         progress(0.8)
-        self._check_longest()
+        self._check_longest(texts[-1].ids[-1])
         self.dtype = dtype
         self.limits = Limits(
             layout=self.verdict.layout,
             max_batch_tokens=max_batch_tokens or BATCH_TOKENS[self.device.type],
-            streams=self.threads if self.device.type == "cpu" else 1,
+            streams=1 if one_at_a_time else self.threads,
         )
         log.info("layout %s: %s", self.verdict.layout, self.verdict.reason)
 
@@ -86,7 +90,7 @@ class HuggingFaceBackend:
         if self.device.type == "cpu":
             # Alone, one pass takes every core (latency). In company each stream takes one core: no barriers to wait
             # at, which is more tokens per CPU second (docs/benchmarks.md).
-            torch.set_num_threads(self.threads if alone else 1)
+            torch.set_num_threads(self.threads if alone or self.limits.streams == 1 else 1)
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
         batch = [encodings[i] for i in order]
         with self._computing():
@@ -113,14 +117,17 @@ class HuggingFaceBackend:
             "versions": {"torch": str(torch.__version__), "transformers": transformers.__version__},
         }
 
-    def _check_longest(self) -> None:
-        """Too little GPU memory for one long text shows now, not at the first caller's."""
+    def _pass(self, text: Encoding) -> None:
+        run(self.network, [text], self.verdict.layout, split=self.verdict.split, varlen=self.verdict.varlen)
+
+    def _check_longest(self, last: int) -> None:
+        """Too little GPU memory for one long text, which ends with the token `last`, shows now, not at the first
+        caller's."""
         if self.device.type == "cpu":
             return
         try:
             with self._computing():
-                longest = Encoding(ids=[1] * self.max_length)
-                run(self.network, [longest], self.verdict.layout, split=self.verdict.split, varlen=self.verdict.varlen)
+                self._pass(Encoding(ids=[1] * (self.max_length - 1) + [last]))
         except OutOfMemory as error:
             raise LoadError(
                 f"one text of {self.max_length} tokens does not fit the memory of {self.device}; "

@@ -37,21 +37,31 @@ class Verdict:
     reason: str
 
 
-def samples(vocabulary: int, longest: int, avoid: set[int]) -> list[Encoding]:
-    """Texts of random ids: two of one length, short ones, and one longer than the usual attention windows."""
+def samples(vocabulary: int, longest: int, avoid: set[int], end: int | None) -> list[Encoding]:
+    """Texts of random ids: two of one length, short ones, and one longer than the usual attention windows.
+
+    end: the token that ends a text, which some heads look for (BART's).
+    """
     rng = random.Random(0)
     ids = [i for i in range(vocabulary) if i not in avoid][:30000] or [0]
     lengths = sorted({min(n, longest) for n in (3, 7, 16, 33, 270)})
     lengths.append(lengths[len(lengths) // 2])
-    return [Encoding(ids=rng.choices(ids, k=n)) for n in sorted(lengths)]
+    last = [] if end is None else [end]
+    return [Encoding(ids=rng.choices(ids, k=n - len(last)) + last) for n in sorted(lengths)]
 
 
 def find(network: Network, head: Head, texts: Sequence[Encoding], *, varlen: bool) -> Verdict:
     """The best layout that gives each of `texts` the answer that it gets alone.
 
-    varlen: the device has a variable-length kernel for this dtype. Raises LoadError for weights that give NaN.
+    varlen: the device has a variable-length kernel for this dtype. Raises LoadError for weights that give NaN, and for
+    a network that fails.
     """
-    alone = _answers(network, head, texts, "single", split=False)
+    try:
+        alone = _answers(network, head, texts, "single", split=False)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever the architecture's code raises
+        raise LoadError(f"the network fails on texts of {len(texts[0])} to {len(texts[-1])} tokens: {error}") from error
     if not all(torch.isfinite(answer).all() for answer in alone):
         raise LoadError(f"the weights give NaN or infinite values in {alone[0].dtype}; try --dtype float32")
     tolerance = TOLERANCE.get(alone[0].dtype, 1e-5) * max(1.0, *(answer.abs().max().item() for answer in alone))

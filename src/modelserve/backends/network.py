@@ -9,7 +9,7 @@ backend thread; knows no task and no queue.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modelserve.backends.packing import NAME, Group, packed
+from modelserve.types import Encoding
 
 
 class _Replay(threading.local):
@@ -35,13 +36,20 @@ class Network:
         self.bare = self.encoder is whole
         self.config = whole.config
         names = signature(self.encoder.forward).parameters
-        self.takes_types = "token_type_ids" in names and getattr(self.config, "type_vocab_size", 1) > 0
+        types: int | None = getattr(self.config, "type_vocab_size", None)
+        self.takes_types = "token_type_ids" in names and types != 0
+        self.has_types = self.takes_types and types is not None
+        """It embeds a type with every token, 0 where none is given. Without a number of types (XLNet, GPT-2, XLM) no
+        type is not the same as 0: GPT-2 and XLM would add the vocabulary's first word."""
         self.takes_positions = "position_ids" in names
         self.first_row_only = False
         """The sequence head reads each text's first hidden row and no other; found out at load."""
         if getattr(self.config, "_attn_implementation", None) == "sdpa":
             whole.set_attn_implementation(NAME)
-        self.can_pack = self.takes_positions and getattr(self.config, "_attn_implementation", None) == NAME
+        ours = getattr(self.config, "_attn_implementation", None) == NAME
+        self.can_pack = self.takes_positions and ours
+        self.guesses_mask = not ours and "attention_mask" in names
+        """Without an attention mask it may make one of its own: XLM's leaves out whatever is the padding token."""
         table = self._position_table()
         self.position_padding: int | None = None if table is None else table.padding_idx
         """The RoBERTa family numbers positions from padding_idx + 1 and gives padding that number."""
@@ -53,6 +61,25 @@ class Network:
         if not self.bare:
             self._encode = self.encoder.forward
             self.encoder.forward = self._encode_or_replay
+
+    def keeps_notes(self, run: Callable[[Encoding], object], texts: Sequence[Encoding]) -> bool:
+        """Whether `run`, a pass over one of two texts of unequal length, leaves something of it in the modules.
+
+        Funnel's does. Two threads must not run such a network at once: each would read the other's notes.
+        """
+        run(texts[0])  # what is made once, on the first pass, is no note
+        before = self._attributes()
+        run(texts[1])
+        now = self._attributes()
+        return len(now) != len(before) or any(one is not other for one, other in zip(now, before, strict=True))
+
+    def _attributes(self) -> list[object]:
+        return [
+            value
+            for module in self.whole.modules()
+            for values in (vars(module), module._buffers)
+            for value in values.values()
+        ]
 
     @property
     def device(self) -> torch.device:

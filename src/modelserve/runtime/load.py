@@ -54,7 +54,7 @@ def load(config: Config, at: At) -> Loaded:
         special_tokens=not config.disable_special_tokens,
         type_ids=config.return_token_type_ids,
         rows=info.config.get("vocab_size"),
-        types=info.config.get("type_vocab_size", 2),
+        types=info.config.get("type_vocab_size"),
         trust_remote_code=config.trust_remote_code,
     )
     task: Task = registry.load(registry.TASKS[task_name])(config, info, tokenizer)

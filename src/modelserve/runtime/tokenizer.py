@@ -31,15 +31,15 @@ class Tokenizer:
         special_tokens: bool = True,
         type_ids: bool = False,
         rows: int | None = None,
-        types: int = 2,
+        types: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         """Load the tokenizer of `path`, as transformers does.
 
         keep_case: never lower-case. lower_case: always, unless keep_case. special_tokens: add the model's own.
-        type_ids: give token type ids even where the tokenizer does not list them as an input. rows, types: token ids
-        and token types that the network knows (0: it takes no types); as many ids as the vocabulary has when not
-        given. Raises LoadError.
+        type_ids: give token type ids even where the tokenizer does not list them as an input. rows, types: how many
+        token ids and token types the network knows; without rows as many as the vocabulary has, without types (or 0)
+        any that comes. Raises LoadError.
         """
         try:
             loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, local_files_only=True)
