@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -122,6 +123,16 @@ async def test_what_the_directory_says_of_texts(serve: Serve, tmp_path: Path, le
         assert_same(answer.predictions, expected)
         assert (await ask(cased, api, texts[-1:])).predictions != answer.predictions[-1:]
     assert sentence_transformer(path).max_seq_length == (length or 32)
+
+
+async def test_the_encoder_of_an_encoder_and_decoder(serve: Serve, tmp_path: Path) -> None:
+    config = transformers.T5Config(vocab_size=500, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer(tiny("bert")).save_pretrained(tmp_path)
+    served = await serve(tmp_path, task=NAME)
+    expected = vectors(tmp_path, normalize_embeddings=True)
+    for api in apis(NAME):
+        assert_same((await ask(served, api, TEXTS)).predictions, expected)
 
 
 def rewrite(file: Path, **values: Any) -> None:

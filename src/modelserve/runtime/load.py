@@ -29,6 +29,10 @@ _DOWNLOADED = 0.4
 """Share of the bar that a download has; a directory that is there skips it at once."""
 
 
+_ENCODER_AND_DECODER = ("t5", "mt5", "umt5")
+"""Model types of which AutoModel loads both halves, and an embedding reads the encoder's only (sentence-t5, gtr-t5)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model that can answer."""
@@ -59,10 +63,11 @@ def load(config: Config, at: At) -> Loaded:
     )
     task: Task = registry.load(registry.TASKS[task_name])(config, info, tokenizer)
     at("load", 0.6)
+    encoder_only = task_name == "text_embedding" and info.config.get("model_type") in _ENCODER_AND_DECODER
     backend_name = "huggingface" if config.backend == "auto" else config.backend
     backend: Backend = registry.load(registry.BACKENDS[backend_name])(
         info.path,
-        auto_class=task.auto_class,
+        auto_class="AutoModelForTextEncoding" if encoder_only else task.auto_class,
         head=task.head,
         max_length=info.max_length,
         device=config.device,
