@@ -4,7 +4,8 @@
     ├── ConfigError            the command line, the environment or the model is wrong: the server does not start
     │   └── LoadError          the model cannot be served (files, task, weights, dtype), and why
     ├── InvalidRequest         the caller's mistake; `param` names the field where there is one
-    │   ├── RequestTooLarge    body or number of texts over its limit
+    │   ├── RequestTooLarge    body, number of texts or size of the answer over its limit
+    │   ├── BodyTimeout        --request_timeout passed before the body had arrived
     │   └── UnsupportedMedia   a content type or content encoding that nobody here reads
     ├── NotFound               no such route, model or version
     │   └── ModelNotFound
@@ -49,7 +50,11 @@ class InvalidRequest(ModelServeError):
 
 
 class RequestTooLarge(InvalidRequest):
-    """Body bytes or number of texts over the limit."""
+    """Body bytes, number of texts or bytes of the answer over the limit."""
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not arrive within --request_timeout."""
 
 
 class UnsupportedMedia(InvalidRequest):

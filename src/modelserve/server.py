@@ -26,6 +26,7 @@ from modelserve import registry
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError, ModelServeError
 from modelserve.progress import show
+from modelserve.protocols.connection import Connection
 from modelserve.protocols.context import Context
 from modelserve.protocols.http import build_app
 from modelserve.runtime.model import Model, Models
@@ -149,7 +150,7 @@ async def _serve(config: Config) -> None:
 def _http_config(config: Config, context: Context) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(context),
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

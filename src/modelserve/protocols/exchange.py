@@ -16,7 +16,14 @@ import msgspec
 import numpy as np
 from starlette.types import Message, Receive, Scope
 
-from modelserve.errors import InvalidRequest, ModelServeError, RequestCancelled, RequestTimeout, UnsupportedMedia
+from modelserve.errors import (
+    BodyTimeout,
+    InvalidRequest,
+    ModelServeError,
+    RequestCancelled,
+    RequestTimeout,
+    UnsupportedMedia,
+)
 from modelserve.protocols.coding import decompressed, too_large
 from modelserve.protocols.context import Context
 from modelserve.types import InferRequest, InferResponse
@@ -120,25 +127,34 @@ class Exchange:
         """The whole body, decoded by its Content-Encoding.
 
         Raises RequestTooLarge as soon as more than --payload_limit bytes are announced, received or unpacked: what
-        is not read here is dropped by the server as it arrives, so the connection stays usable.
+        is not read here is dropped by the server as it arrives, so the connection stays usable. Raises BodyTimeout.
         """
-        limit = self.context.config.payload_limit
+        limit, patience = self.context.config.payload_limit, self.context.config.request_timeout
         length = self.header("content-length")
         if length.isdigit() and int(length) > limit:
             raise too_large(limit)
-        message = await self._received()
-        data: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            chunks, size = [data], len(data)
-            while message.get("more_body") and size <= limit:
-                message = await self._received()
-                chunks.append(message.get("body", b""))
-                size += len(chunks[-1])
-            data = b"".join(chunks)
+        try:
+            async with asyncio.timeout(patience):
+                data = await self._received_body(limit)
+        except TimeoutError as error:
+            raise BodyTimeout(f"The body did not arrive within the {patience:g} s of --request_timeout.") from error
         if len(data) > limit:
             raise too_large(limit)
         encoding = self.header("content-encoding").strip().lower()
         return await decompressed(data, encoding, limit) if encoding else data
+
+    async def _received_body(self, limit: int) -> bytes:
+        """The bytes as they came; no more are read once they are more than `limit`."""
+        message = await self._received()
+        data: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            return data
+        chunks, size = [data], len(data)
+        while message.get("more_body") and size <= limit:
+            message = await self._received()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+        return b"".join(chunks)
 
     async def _received(self) -> Message:
         message = await self.receive()

@@ -19,7 +19,14 @@ from typing import Any
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelserve.errors import InferenceFailed, MethodNotAllowed, ModelServeError, NotFound, RequestCancelled
+from modelserve.errors import (
+    BodyTimeout,
+    InferenceFailed,
+    MethodNotAllowed,
+    ModelServeError,
+    NotFound,
+    RequestCancelled,
+)
 from modelserve.protocols.coding import compressed, wants_gzip
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, Reply, encode
@@ -86,6 +93,8 @@ class Endpoint:
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if retry_after_s := getattr(error, "retry_after_s", None):
             headers = ((b"retry-after", b"%d" % retry_after_s),)
+        elif isinstance(error, BodyTimeout):
+            headers = ((b"connection", b"close"),)  # where the next request would begin is not known
         elif isinstance(error, MethodNotAllowed):
             headers = ((b"allow", error.allow.encode()),)
         return Reply(encode(self.error_body(error, code)), code, headers=headers)

@@ -184,7 +184,7 @@ def routes(context: Context) -> list[Route]:
         reranking = _operation("Rerank documents", Reranked, Rerank, (*REQUEST_ERRORS, 501), _RERANK_EXAMPLE)
         rows += [route("POST", f"{prefix}/{version}/rerank", rerank, reranking) for version in ("v1", "v2")]
         for path, api in (("completions", "Completions API"), ("chat/completions", "Chat Completion API")):
-            refused = _operation(f"{api} (an encoder has none)", None, Named, (400, 404, 413, 415))
+            refused = _operation(f"{api} (an encoder has none)", None, Named, (400, 404, 408, 413, 415))
             rows.append(route("POST", f"{at}/{path}", _generative(api), refused))
     return rows
 

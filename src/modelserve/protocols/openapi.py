@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-REQUEST_ERRORS = (400, 404, 413, 415, 429, 503, 504)
+REQUEST_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)
 """What a route that reads a body and asks the model can answer besides 200."""
 _JSON = "application/json"
 _REF = "#/components/schemas/{name}"

@@ -21,6 +21,7 @@ STATUS: dict[type[errors.ModelServeError], Status] = {
     errors.ModelServeError: Status(500, "INTERNAL"),
     errors.InvalidRequest: Status(400, "INVALID_ARGUMENT"),
     errors.RequestTooLarge: Status(413, "INVALID_ARGUMENT"),
+    errors.BodyTimeout: Status(408, "DEADLINE_EXCEEDED"),
     errors.UnsupportedMedia: Status(415, "INVALID_ARGUMENT"),
     errors.NotFound: Status(404, "NOT_FOUND"),
     errors.MethodNotAllowed: Status(405, "UNIMPLEMENTED"),
