@@ -68,6 +68,24 @@ def test_a_few_requests_to_a_few_routes(pool: Executor) -> None:
         check(pool, server, "text_embedding", routes, cases=20)
 
 
+FAULT = """
+from modelserve.tasks.text_embedding import TextEmbedding
+preprocess = TextEmbedding.preprocess
+def failing(self, instances, params):
+    assert params.normalize is None
+    return preprocess(self, instances, params)
+TextEmbedding.preprocess = failing
+"""
+
+
+def test_a_fault_behind_one_parameter_is_found(pool: Executor) -> None:
+    with (
+        serve("--model_dir", tiny("bert"), "--model_name=m", code=FAULT) as server,
+        pytest.raises(AssertionError, match="Internal Server Error"),
+    ):
+        check(pool, server, "text_embedding", ASK[:1], cases=50)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_text_embedding_and_what_all_tasks_share(pool: Executor) -> None:
