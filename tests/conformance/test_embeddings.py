@@ -46,7 +46,7 @@ def vectors(path: Path, texts: list[str] = TEXTS, **given: Any) -> list[list[flo
 
 async def test_minilm(serve: Serve, passes: list[list[int]]) -> None:
     path = minilm()
-    served = await serve(path, threads=2)
+    served = await serve(path)
     expected = vectors(path)
     for api in apis(NAME):
         for index in (0, 1):
@@ -64,7 +64,7 @@ async def test_minilm(serve: Serve, passes: list[list[int]]) -> None:
 
 async def test_minilm_as_tensors(serve: Serve) -> None:
     path = minilm()
-    served = await serve(path, threads=2)
+    served = await serve(path)
     batch = tokenizer(path)(TEXTS[:5], padding=True, return_tensors="np")
     longest = batch["input_ids"].shape[1]
     rows = [output(path, NAME, text).numpy() for text in TEXTS[:5]]
@@ -76,7 +76,7 @@ async def test_minilm_as_tensors(serve: Serve) -> None:
 
 async def test_token_ids_over_openai(serve: Serve) -> None:
     path = minilm()
-    served = await serve(path, threads=2)
+    served = await serve(path)
     ids = [encoded(path, text)["input_ids"][0].tolist() for text in TEXTS]
     expected = vectors(path)
     for api in ("openai", "openai-base64"):

@@ -78,6 +78,8 @@ FLAGS = [
 ]
 """Each architecture meets each flag."""
 
+QUICK = ("bert", "albert", "roberta")
+
 MODELS = [
     *(Row("modernbert", "sequence_classification", {}, {"classifier_pooling": pooling}) for pooling in ("mean", "cls")),
     *(Row("modernbert", task, {}, {"num_hidden_layers": 5}) for task in TASKS),
@@ -94,7 +96,11 @@ MODELS = [
 """Configurations that published models have, and that take another way through the code."""
 
 
-@pytest.mark.parametrize("row", [*FLAGS, *MODELS], ids=str)
+@pytest.mark.parametrize(
+    "row",
+    [*(row if row.architecture in QUICK else pytest.param(row, marks=pytest.mark.slow) for row in FLAGS), *MODELS],
+    ids=str,
+)
 async def test_equals_transformers(serve: Serve, row: Row) -> None:
     path = tiny(row.architecture, row.task, **row.model)
     texts, parameters = texts_for(path, row.task), numbers_of(row.task)
@@ -194,11 +200,14 @@ async def test_the_servers_own_answer(serve: Serve, task: str, flag: str) -> Non
 
 @pytest.mark.parametrize(("dtype", "near"), [("float16", 1e-2), ("bfloat16", 1e-1)])
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("architecture", ["bert", "deberta-v2", "modernbert"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deberta-v2", "modernbert"))]
+)
 async def test_half_precision_stays_near(serve: Serve, architecture: str, task: str, dtype: str, near: float) -> None:
     """near: relative to the largest number of the exact answer, absolute below 1."""
     path = tiny(architecture, task)
     served = await serve(path, task=task, dtype=dtype)
+    assert (await served.http.get("/info")).json()["dtype"] == dtype
     texts, parameters = texts_for(path, task), numbers_of(task)
     expected = [prediction(path, task, text, next(iter(parameters), None)) for text in texts]
     largest = max(output(path, task, text).abs().max().item() for text in texts)

@@ -1,7 +1,7 @@
 """Every request parameter over every API that takes parameters, against transformers' pipelines and tokenizers.
 
-Here the way through the APIs is at stake, on an architecture that is packed and one that is padded (`slow`: all); the
-tasks by themselves, and what they refuse, are in tests/tasks.
+Here the way through the APIs is at stake, on one architecture (`slow`: on all); the tasks by themselves, and what they
+refuse, are in tests/tasks.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Tokenizer does not support real words"),
 ]
 
-QUICK = ("bert", "deberta-v2")
-SOME = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+SOME = ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "bert")]
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -227,6 +226,10 @@ async def test_truncation(serve: Serve, architecture: str, task: str) -> None:
             answer = await ask(served, api, [long, short], **parameters)
             assert_same(answer.predictions, expected)
             assert answer.dropped == length - MAX_LENGTH
+            if task == "token_classification" and parameters:
+                beside = (await ask(served, api, [long], return_offsets_mapping=True, **parameters)).beside
+                offsets = encoded(path, long, return_offsets_mapping=True, **given)["offset_mapping"]
+                np.testing.assert_array_equal(beside["offset_mapping"], offsets)
     for api in APIS:
         assert_same((await ask(served, api, [short], truncation=False)).predictions, [prediction(path, task, short)])
         with pytest.raises(Refused, match=rf"input 1 has {length} tokens, the model takes at most {MAX_LENGTH}") as no:
@@ -242,3 +245,12 @@ async def test_pairs_are_cut_as_the_tokenizer_cuts_them(serve: Serve) -> None:
     expected = [prediction(path, "sequence_classification", pair, "return_raw_logits") for pair in pairs]
     for api in APIS:
         assert_same((await ask(served, api, pairs, return_raw_logits=True)).predictions, expected)
+
+
+async def test_texts_and_pairs_in_one_request(serve: Serve) -> None:
+    """Which only V1 can say."""
+    path = tiny("bert", "sequence_classification")
+    served = await serve(path, task="sequence_classification")
+    texts = [TEXTS[0], (TEXTS[0], TEXTS[1]), "", ("", "")]
+    expected = [prediction(path, "sequence_classification", text, "return_raw_logits") for text in texts]
+    assert_same((await ask(served, "v1", texts, return_raw_logits=True)).predictions, expected)
