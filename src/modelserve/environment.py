@@ -34,5 +34,9 @@ def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None
     environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Set because KServe's runtime documents it. safetensors has not read it since 2023: it always takes the fast way.
     environ.setdefault("SAFETENSORS_FAST_GPU", "1")
+    # How long a thread of PyTorch's pool (libgomp) spins at a barrier before it sleeps: some ten microseconds, which is
+    # between two layers on an idle machine. Without a bound it spins for as long as its partner is not scheduled, and
+    # a busy neighbour made a pass cost three times the CPU (docs/benchmarks.md).
+    environ.setdefault("GOMP_SPINCOUNT", "10000")
     # The runtime tokenises on its own pool of threads; tokenizers' own pool beside it would fight for the same cores.
     environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -18,13 +18,14 @@ from modelserve.backends import layout as layouts
 from modelserve.backends.base import DeviceLost, Limits, OutOfMemory, Reduce
 from modelserve.backends.batch import run
 from modelserve.backends.cores import cores
+from modelserve.backends.memory import HostMemory
 from modelserve.backends.network import Network
 from modelserve.errors import LoadError
 from modelserve.types import Encoding, Output
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Token budget of one pass where --max_batch_tokens is not given. CPU: throughput is flat from 512 tokens on and a
 shorter pass answers sooner (docs/benchmarks.md). CUDA: what keeps the matrix units of a large GPU busy."""
 
@@ -57,6 +58,7 @@ class HuggingFaceBackend:
         self.device = _device(device)
         dtype = _dtype(dtype, self.device)
         self.threads = threads or cores()
+        self._memory = HostMemory()
         if self.device.type == "cpu":
             torch.set_num_threads(self.threads)
         whole = _load(path, auto_class, dtype, trust_remote_code, allow_pickle, missing).to(self.device)
@@ -96,6 +98,8 @@ class HuggingFaceBackend:
         with self._computing():
             states = run(self.network, batch, self.verdict.layout, split=self.verdict.split, varlen=self.verdict.varlen)
             reduced = reduce(states, batch)
+            del states
+        self._memory.after_pass()
         outputs: list[Output] = [None] * len(order)
         for i, output in zip(order, reduced, strict=True):
             outputs[i] = output
