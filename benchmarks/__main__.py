@@ -86,7 +86,7 @@ def main(
                 alone = [c for c in usual if not (isinstance(c, InProcess) and cell[1] < c.streams)]
                 return [*servers, *(others_apis if cell == OTHER_APIS_AT else []), *alone]
 
-            for turn in range(number):
+            for turn in range(number if contenders else 0):
                 console.print(f"{time.strftime('%H:%M:%S')} round {turn + 1} of {number}", style="dim")
                 rounds.measure(results, cells, turn_of, number=turn, seconds=seconds, tell=tell)
                 if servers and "live" in wanted:
@@ -100,7 +100,7 @@ def main(
     if record:
         report.record(report.markdown(results, found, header))
         console.print(f"written to {report.PAGE}")
-    if strict and not all(verdict.met for verdict in found):
+    if strict and any(verdict.met is False for verdict in found):
         sys.exit(1)
 
 
@@ -143,7 +143,8 @@ def _header(others: tuple[float, float], load: float, command: str) -> list[str]
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as Ctrl-C does: no child is left behind
+    for number in (signal.SIGINT, signal.SIGTERM):  # one way to leave, and no child is left behind
+        signal.signal(number, signal.default_int_handler)
     try:
         main(standalone_mode=False)
     except BenchmarkError as error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import http.server
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -114,6 +117,25 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile(values, 1.0)) == (50.0, 99.0, 100.0)
     assert percentile([7.0], 0.99) == 7.0
     assert percentile([1.0, 2.0, 3.0], 0.5) == 2.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_leaves_no_child_behind(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "server", "--texts", "16", "--concurrency", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not (children := descendants(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert "stopped" in process.communicate(timeout=60)[0]
+        assert process.returncode == 1
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def descendants(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 def results(
