@@ -24,11 +24,16 @@ caller's data, a traceback or an exception's class name.
 
 from __future__ import annotations
 
+_MAX_CHARACTERS = 1000
+"""Of a message: some repeat a value of the caller's, which may have megabytes."""
+
 
 class ModelServeError(Exception):
     """Root of the tree."""
 
     def __init__(self, message: str) -> None:
+        if len(message) > _MAX_CHARACTERS:
+            message = message[: _MAX_CHARACTERS - 1] + "…"
         super().__init__(message)
         self.message = message
 

@@ -7,20 +7,18 @@ Python's HTTP clients ask for gzip whether they want it or not.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from zlib import MAX_WBITS
 
 from isal import isal_zlib
 
 from modelserve.errors import InvalidRequest, RequestTooLarge, UnsupportedMedia
+from modelserve.protocols.aside import aside
 
 _GZIP_WBITS = MAX_WBITS + 16
 _LEVEL = 1
 _NOT_AT_ALL = re.compile(r"q=0(\.0*)?")
 _Damaged: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # the stub says an instance
-_OFF_LOOP_BYTES = 256 * 1024
-"""Above this, coding takes longer than a health probe should wait."""
 
 
 def _window(encoding: str, data: bytes) -> int:
@@ -80,12 +78,8 @@ def wants_gzip(accept_encoding: str) -> bool:
 
 
 async def decompressed(data: bytes, encoding: str, limit: int) -> bytes:
-    if len(data) > _OFF_LOOP_BYTES:
-        return await asyncio.to_thread(decompress, data, encoding, limit)
-    return decompress(data, encoding, limit)
+    return await aside(len(data), decompress, data, encoding, limit)
 
 
 async def compressed(data: bytes) -> bytes:
-    if len(data) > _OFF_LOOP_BYTES:
-        return await asyncio.to_thread(compress, data)
-    return compress(data)
+    return await aside(len(data), compress, data)

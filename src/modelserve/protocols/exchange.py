@@ -7,10 +7,11 @@ not. Lives on the event loop, for as long as its request.
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from modelserve.errors import (
     RequestTimeout,
     UnsupportedMedia,
 )
+from modelserve.protocols.aside import LARGE_BYTES, aside
 from modelserve.protocols.coding import decompressed, too_large
 from modelserve.protocols.context import Context
 from modelserve.types import InferRequest, InferResponse
@@ -31,6 +33,7 @@ from modelserve.types import InferRequest, InferResponse
 if TYPE_CHECKING:
     from modelserve.runtime.model import Model
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 JSON = b"application/json"
@@ -84,7 +87,7 @@ class Exchange:
     """One request on its way through a protocol.
 
     id: x-request-id, the caller's or a new one. path: as it came, percent-encoded, which no line of the log can be
-    broken with; params: its parameters, decoded. `model` and `response` are
+    broken with; params: its parameters, decoded. size: bytes of the body, once it is read. `model` and `response` are
     what `infer` was last asked and answered, for the log and the metrics.
     """
 
@@ -100,6 +103,7 @@ class Exchange:
         "request",
         "response",
         "scope",
+        "size",
     )
 
     def __init__(self, context: Context, scope: Scope, receive: Receive) -> None:
@@ -111,6 +115,7 @@ class Exchange:
         self.params: dict[str, str] = scope["path_params"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.header("x-request-id")[:_MAX_ID] or str(uuid.uuid4())
+        self.size = 0
         self.model: Model | None = None
         self.request: InferRequest | None = None
         self.response: InferResponse | None = None
@@ -140,8 +145,10 @@ class Exchange:
             raise BodyTimeout(f"The body did not arrive within the {patience:g} s of --request_timeout.") from error
         if len(data) > limit:
             raise too_large(limit)
-        encoding = self.header("content-encoding").strip().lower()
-        return await decompressed(data, encoding, limit) if encoding else data
+        if encoding := self.header("content-encoding").strip().lower():
+            data = await decompressed(data, encoding, limit)
+        self.size = len(data)
+        return data
 
     async def _received_body(self, limit: int) -> bytes:
         """The bytes as they came; no more are read once they are more than `limit`."""
@@ -168,7 +175,12 @@ class Exchange:
         Raises UnsupportedMedia for other types, InvalidRequest for bad JSON or a value of the wrong type.
         """
         self.require_json()
-        return decode(await self.body(), decoder)
+        body = await self.body()
+        return await self.aside(decode, body, decoder)
+
+    async def aside(self, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        """The result of a function that works through the body, which was read; on a thread when it is large."""
+        return await aside(self.size, function, *arguments, **keywords)
 
     def require_json(self) -> None:
         media = self.media_type()
@@ -212,6 +224,10 @@ class Exchange:
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """JSON bytes as the decoder's type. Raises InvalidRequest, with `param` where the message has a path."""
+    # A body of millions of small lists would be walked through again and again as they come into being.
+    pause = len(data) > LARGE_BYTES and gc.isenabled()
+    if pause:
+        gc.disable()
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -222,6 +238,9 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise InvalidRequest("The body is not valid JSON: a string in it is not UTF-8.") from error
     except RecursionError as error:
         raise InvalidRequest("The body is not valid JSON here: it is nested too deeply.") from error
+    finally:
+        if pause:
+            gc.enable()
 
 
 def invalid(error: msgspec.ValidationError) -> InvalidRequest:

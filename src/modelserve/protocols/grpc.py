@@ -17,10 +17,12 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from modelserve.errors import ConfigError, InvalidRequest, NotSupported
 from modelserve.protocols import grpc_tensors, pb, v2_infer
+from modelserve.protocols.aside import aside
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc_call import Call, Function, Rpc
 from modelserve.protocols.grpc_health import Health
 from modelserve.runtime.model import Model
+from modelserve.types import InferRequest
 
 
 async def start_grpc(context: Context, port: int, *, so_reuseport: bool = False) -> tuple[grpc.aio.Server, int]:
@@ -108,21 +110,18 @@ async def _model_metadata(call: Call, request: Any) -> Any:
 async def _model_infer(call: Call, request: Any) -> Any:
     model = call.model = call.context.models.get(request.model_name, request.model_version)
     model.check_ready()
-    answer = await call.infer(
-        model,
-        v2_infer.to_request(
-            model.name,
-            grpc_tensors.inputs(request),
-            grpc_tensors.parameters(request),
-            id=request.id or call.id,
-            api="grpc",
-        ),
-    )
+    asked = await aside(request.ByteSize(), _understood, request, model.name, request.id or call.id)
+    answer = await call.infer(model, asked)
     response = pb.ModelInferResponse(model_name=model.name, id=answer.id)
     grpc_tensors.set_parameters(response, v2_infer.to_parameters(answer))
     outputs = v2_infer.to_outputs(answer, [output.name for output in request.outputs])
     grpc_tensors.set_outputs(response, outputs, raw=len(request.raw_input_contents) > 0)
     return response
+
+
+def _understood(request: Any, model_name: str, id: str) -> InferRequest:
+    inputs, parameters = grpc_tensors.inputs(request), grpc_tensors.parameters(request)
+    return v2_infer.to_request(model_name, inputs, parameters, id=id, api="grpc")
 
 
 async def _repository_index(call: Call, request: Any) -> Any:

@@ -36,6 +36,10 @@ def inputs(request: Any) -> list[Tensor]:
 
     Raises InvalidRequest when they are in both places, or do not fit the shapes and datatypes.
     """
+    if len(request.inputs) > tensors.MAX_TENSORS:
+        raise InvalidRequest(
+            f"The request has {len(request.inputs)} inputs, at most {tensors.MAX_TENSORS} are allowed.", param="inputs"
+        )
     raw = request.raw_input_contents
     if not raw:
         return [_typed(tensor) for tensor in request.inputs]

@@ -103,9 +103,8 @@ async def embeddings(exchange: Exchange) -> Reply:
             f"Model {model.name} does not support Embeddings API; its task is {model.task_name}.", param="model"
         )
     params = Params(dimensions=asked.dimensions)
-    response = await exchange.infer(
-        model, InferRequest(model.name, instances(asked.input), params, id=exchange.id, api="openai")
-    )
+    inputs = await exchange.aside(instances, asked.input)
+    response = await exchange.infer(model, InferRequest(model.name, inputs, params, id=exchange.id, api="openai"))
     data = [
         Embedding("embedding", index, _base64(vector) if asked.encoding_format == "base64" else vector)
         for index, vector in enumerate(response.predictions)

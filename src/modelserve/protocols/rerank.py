@@ -18,7 +18,7 @@ from modelserve.errors import InvalidRequest, NotSupported
 from modelserve.protocols.exchange import Exchange, Reply, encode
 from modelserve.protocols.openai_errors import read
 from modelserve.runtime.model import Model
-from modelserve.types import InferRequest, Params, TextPair
+from modelserve.types import InferRequest, Instance, Params, TextPair
 
 Array = np.ndarray[Any, Any]
 
@@ -86,22 +86,18 @@ async def rerank(exchange: Exchange) -> Reply:
     model = exchange.model = exchange.context.models.get(asked.model)
     model.check_ready()
     activation = _activation(model)
-    texts = [document if isinstance(document, str) else document.text for document in asked.documents]
-    response = await exchange.infer(
-        model,
-        InferRequest(
-            model.name,
-            [TextPair(asked.query, text) for text in texts],
-            Params(return_raw_logits=True),
-            id=exchange.id,
-            api="openai",
-        ),
-    )
+    pairs = await exchange.aside(_pairs, asked)
+    params = Params(return_raw_logits=True)
+    response = await exchange.infer(model, InferRequest(model.name, pairs, params, id=exchange.id, api="openai"))
     scores = activation(np.array([logits["0"] for logits in response.predictions]))
     # Stable: equally relevant documents stay in the caller's order.
     best = np.argsort(-scores, kind="stable")[: asked.top_n].tolist()
     results = [
-        Result(index, float(scores[index]), Document(texts[index]) if asked.return_documents else UNSET)
+        Result(
+            index,
+            float(scores[index]),
+            Document(_text(asked.documents[index])) if asked.return_documents else UNSET,
+        )
         for index in best
     ]
     tokens = sum(response.tokens)
@@ -109,6 +105,14 @@ async def rerank(exchange: Exchange) -> Reply:
         "list", exchange.id, model.name, results, RerankUsage(tokens, tokens), RerankMeta(RerankTokens(tokens))
     )
     return Reply(encode(answer))
+
+
+def _pairs(asked: Rerank) -> list[Instance]:
+    return [TextPair(asked.query, _text(document)) for document in asked.documents]
+
+
+def _text(document: str | Document) -> str:
+    return document if isinstance(document, str) else document.text
 
 
 def _activation(model: Model) -> Callable[[Array], Array]:

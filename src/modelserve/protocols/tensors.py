@@ -39,7 +39,9 @@ _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}
 
 # Far above what any body limit lets in, and within what numpy can hold.
 _MAX_ELEMENTS = 2**31 - 1
-_MAX_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
+MAX_TENSORS = 32
+"""Inputs of one request; no model has as many."""
 
 ELEMENTS_PIECE = 32768
 """Elements to write as JSON at a time: a millisecond."""
@@ -55,9 +57,15 @@ def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[str, tuple[
         raise InvalidRequest(
             f"Input {name!r} has datatype {datatype!r}; V2 knows BYTES, {', '.join(DTYPES)}.", param="datatype"
         )
+    # First, since the product of many sizes is a number of many digits.
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidRequest(
+            f"Input {name!r} has a shape that is too large: {len(shape)} sizes, at most {MAX_DIMENSIONS} are allowed.",
+            param="shape",
+        )
     if any(size < 0 for size in shape):
         raise InvalidRequest(f"Input {name!r} has shape {list(shape)}; sizes are 0 or more.", param="shape")
-    if len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+    if math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
         raise InvalidRequest(f"Input {name!r} has a shape that is too large.", param="shape")
     return known, tuple(shape), math.prod(shape)
 

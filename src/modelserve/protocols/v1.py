@@ -67,13 +67,14 @@ async def predict(exchange: Exchange) -> Reply:
     model = exchange.context.models.get(exchange.params["model"])
     model.check_ready()
     exchange.require_json()
-    asked, event = understand(exchange, await exchange.body())
-    response = await exchange.infer(model, to_request(model.name, asked, exchange.id))
+    body = await exchange.body()
+    request, event = await exchange.aside(read, exchange, body, model.name)
+    response = await exchange.infer(model, request)
     answer = encode(await to_answer(response))
     return cloudevents.reply(event, answer, model.name, exchange.context.config) if event else Reply(answer)
 
 
-def understand(exchange: Exchange, body: bytes) -> tuple[Predict, Event | None]:
+def read(exchange: Exchange, body: bytes, model_name: str) -> tuple[InferRequest, Event | None]:
     """The request, and the CloudEvent to answer with one, if it came in one.
 
     An event that calls itself application/json is read too and answered plainly, as KServe does.
@@ -85,7 +86,7 @@ def understand(exchange: Exchange, body: bytes) -> tuple[Predict, Event | None]:
         attributes, data = unwrapped
         asked = decode(data, _predict)
         event = Event(attributes, structured=True) if event else None
-    return asked, event
+    return to_request(model_name, asked, exchange.id), event
 
 
 def to_request(model_name: str, asked: Predict, id: str) -> InferRequest:

@@ -78,7 +78,9 @@ async def infer(exchange: Exchange) -> Reply:
     model = model_of(exchange)
     model.check_ready()
     asked, inputs = await read(exchange)
-    request = v2_infer.to_request(model.name, inputs, asked.parameters or {}, id=asked.id or exchange.id, api="v2")
+    request = await exchange.aside(
+        v2_infer.to_request, model.name, inputs, asked.parameters or {}, id=asked.id or exchange.id, api="v2"
+    )
     response = await exchange.infer(model, request)
     return await write(response, asked, exchange.params.get("version"))
 

@@ -137,7 +137,7 @@ def _integers(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
-    """The response's tensors, only the wanted ones and in that order when any are named.
+    """The response's tensors; only the wanted ones when any are named, in that order and each once.
 
     Raises InvalidRequest for a name that the response does not have.
     """
@@ -150,7 +150,7 @@ def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
                 f"Unexpected inference output {name!r} for model {response.model_name!r}; it has {', '.join(outputs)}.",
                 param="outputs",
             )
-    return [outputs[name] for name in wanted]
+    return [outputs[name] for name in dict.fromkeys(wanted)]
 
 
 def to_parameters(response: InferResponse) -> dict[str, int]:

@@ -45,7 +45,7 @@ class WantedOutput(msgspec.Struct):
 class Infer(msgspec.Struct):
     """The body of an inference request, or its JSON part."""
 
-    inputs: Annotated[list[InputTensor], Meta(min_length=1)]
+    inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=tensors.MAX_TENSORS)]
     id: str | None = None
     parameters: Parameters | None = None
     outputs: list[WantedOutput] | None = None
@@ -83,6 +83,10 @@ async def read(exchange: Exchange) -> tuple[Infer, list[Tensor]]:
         exchange.require_json()
     body = await exchange.body()
     size = _header_size(header_length, len(body)) if header_length else len(body)
+    return await exchange.aside(_parts, body, size)
+
+
+def _parts(body: bytes, size: int) -> tuple[Infer, list[Tensor]]:
     asked = decode(body[:size], _infer)
     return asked, list(_inputs(asked.inputs, memoryview(body)[size:]))
 
@@ -141,8 +145,10 @@ def _flat(name: str, data: list[Any]) -> list[Any]:
 
 def _filled(shape: list[int], count: int) -> list[int]:
     """The shape with its one -1 replaced by what `count` elements make it; without one, as it is."""
+    if shape.count(-1) != 1 or len(shape) > tensors.MAX_DIMENSIONS:
+        return shape
     others = prod(size for size in shape if size != -1)
-    if shape.count(-1) != 1 or not others or count % others:
+    if not others or count % others:
         return shape
     return [count // others if size == -1 else size for size in shape]
 
