@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelserve.backends.base import Layout, Limits
-from modelserve.runtime.queue import next_batch
+from modelserve.runtime.queue import Answered, next_batch, pause_s
 
 
 @dataclass
@@ -87,3 +87,36 @@ def test_every_queue_is_emptied_within_the_budget(
             lengths = [waiting[i].length for i in chosen]
             assert len(chosen) == 1 or cost(lengths, layout) <= budget
         waiting = [text for i, text in enumerate(waiting) if i not in {*chosen, *dropped}]
+
+
+NOBODY = Answered(0, 0.0, 0.0)
+
+
+@dataclass
+class Arrived(Text):
+    put_at: float = 10.0
+
+
+def test_a_caller_alone_never_waits() -> None:
+    assert pause_s([Arrived(16)], [], NOBODY, now=10.0) == 0
+    just_answered = Answered(texts=1, at=9.999, lasted_s=0.01)
+    assert pause_s([Arrived(16)], [], just_answered, now=10.0) == 0, "it is the one who was answered"
+
+
+def test_little_waits_for_those_who_were_just_answered() -> None:
+    last = Answered(texts=8, at=9.999, lasted_s=0.04)
+    assert pause_s([Arrived(16)], [], last, now=10.0) == pytest.approx(0.009)
+    assert pause_s([Arrived(16)] * 8, [], last, now=10.0) == 0, "all are back"
+    assert pause_s([Arrived(16)], [], last, now=10.1) == 0, "they do not come"
+    assert pause_s([Arrived(16)], [], last._replace(lasted_s=9), now=10.0) == pytest.approx(0.019), "bounded"
+
+
+def test_little_waits_for_a_small_pass_to_end() -> None:
+    assert pause_s([Arrived(64)], [64], NOBODY, now=10.0) == pytest.approx(0.05)
+    assert pause_s([Arrived(64)], [64], NOBODY, now=10.06) == 0
+    assert pause_s([Arrived(16)], [512], NOBODY, now=10.0) == 0, "a large one takes long"
+    assert pause_s([Arrived(16)], [64, 512], NOBODY, now=10.0) == 0
+
+
+def test_much_never_waits() -> None:
+    assert pause_s([Arrived(100)] * 3, [64], Answered(9, 10.0, 1.0), now=10.0) == 0

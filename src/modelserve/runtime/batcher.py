@@ -13,11 +13,12 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from modelserve.backends.base import Backend, DeviceLost, OutOfMemory, Reduce
 from modelserve.errors import InferenceFailed, ModelServeError, NotReady, Overloaded
 from modelserve.runtime import metrics
-from modelserve.runtime.queue import next_batch
+from modelserve.runtime.queue import Answered, next_batch, pause_s
 from modelserve.types import Encoding, Output, Timings
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ class Entry:
         return self.reply.cancelled
 
 
+class _Pass(NamedTuple):
+    """A forward pass that runs now."""
+
+    tokens: int
+    started: float
+
+
 class Batcher:
     """The queue of one model and the threads that empty it."""
 
@@ -80,8 +88,9 @@ class Batcher:
         self._changed = threading.Condition()
         self._size = 0
         self._closed = False
-        self._running: dict[int, float] = {}
+        self._running: dict[int, _Pass] = {}
         self._tokens_per_s = 0.0
+        self._last = Answered(0, 0.0, 0.0)
         self.lost = False
         """The device will not compute again; liveness turns false."""
         self._threads: list[threading.Thread] = [
@@ -127,7 +136,7 @@ class Batcher:
 
     def stuck_s(self) -> float:
         """Seconds that the longest running pass has taken so far."""
-        started = min(self._running.values(), default=None)
+        started = min((one.started for one in list(self._running.values())), default=None)
         return 0.0 if started is None else time.monotonic() - started
 
     def busy(self) -> bool:
@@ -163,20 +172,30 @@ class Batcher:
     def _stream(self, number: int) -> None:
         while True:
             with self._changed:
-                while not self._queue and not self._closed:
-                    self._changed.wait()
+                while not self._closed and (wait_s := self._pause_s()) > 0:
+                    self._changed.wait(None if wait_s == math.inf else wait_s)
                 if self._closed:
                     return
                 batch = self._take()
                 if not batch:
                     continue
                 alone = not self._running and not self._queue
-                self._running[number] = time.monotonic()
+                self._running[number] = _Pass(_tokens(batch), time.monotonic())
             try:
                 self._run(batch, alone)
             finally:
                 with self._changed:
-                    del self._running[number]
+                    ended, now = self._running.pop(number), time.monotonic()
+                    self._last = Answered(len(batch), now, now - ended.started)
+                    if self._queue:
+                        self._changed.notify()  # a stream may wait for this pass to end
+
+    def _pause_s(self) -> float:
+        """Until a free stream should look again; 0 when it should take a batch now."""
+        if not self._queue:
+            return math.inf
+        running = [one.tokens for one in self._running.values()]
+        return pause_s(self._queue, running, self._last, time.monotonic())
 
     def _take(self) -> list[Entry]:
         free = len(self._threads) - len(self._running)

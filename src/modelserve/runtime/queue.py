@@ -7,7 +7,7 @@ attention when packed and pad nothing when padded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from modelserve.backends.base import Limits
 
@@ -23,8 +23,46 @@ class Waiting(Protocol):
     def cancelled(self) -> bool: ...
 
 
+class Arrived(Waiting, Protocol):
+    """An entry that says when it came, on the clock of `now`."""
+
+    @property
+    def put_at(self) -> float: ...
+
+
 _LEAST_SHARE_TOKENS = 256
 """Below this a pass is mostly overhead, and is not worth dividing."""
+_COMPANY_S = 0.05
+"""Longest time that little waits for a small pass on another stream to end."""
+_RETURN_SHARE, _RETURN_S = 0.25, 0.02
+"""Share of the last pass, and longest time, for which its callers are expected back before the next one begins."""
+
+
+class Answered(NamedTuple):
+    """The pass that ended last: how many texts it answered, when, and how long it took."""
+
+    texts: int
+    at: float
+    lasted_s: float
+
+
+def pause_s(waiting: Sequence[Arrived], running_tokens: Sequence[int], last: Answered, now: float) -> float:
+    """Seconds for which a free stream should let what waits grow; 0 to begin at once.
+
+    A caller alone never waits: nothing runs, and it is itself who was answered last. In a crowd of callers who ask
+    again when they are answered, who begins with the first that is back makes passes of few texts, each mostly
+    overhead. So little waits for those who were just answered, and for a small pass on another stream to end.
+    """
+    if sum(entry.length for entry in waiting) >= _LEAST_SHARE_TOKENS:
+        return 0.0
+    returned = sum(entry.put_at > last.at for entry in waiting)
+    if returned < last.texts:
+        until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
+        if until > now:
+            return until - now
+    if running_tokens and max(running_tokens) < _LEAST_SHARE_TOKENS:
+        return max(0.0, waiting[0].put_at + _COMPANY_S - now)
+    return 0.0
 
 
 def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1) -> tuple[list[int], list[int]]:
