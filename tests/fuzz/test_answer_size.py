@@ -94,6 +94,12 @@ def test_it_is_refused_over_grpc_too(fill_mask: Server) -> None:
     assert "--answer_limit" in caught.value.details()
 
 
+def test_more_targets_than_words(fill_mask: Server) -> None:
+    answer = fill_mask.post(*v1([MASKED], {"targets": ["a"] * (VOCABULARY + 1)}))
+    assert answer.status_code == 400
+    assert f"{VOCABULARY} words" in answer.json()["error"]
+
+
 def test_the_default_lets_through_what_people_ask(fill_mask: Server) -> None:
     for path, body in (
         v1([MASKED] * 4096, {}),

@@ -25,6 +25,7 @@ from modelserve.errors import (
 )
 from modelserve.runtime import metrics
 from modelserve.runtime.batcher import Batcher, Reply
+from modelserve.runtime.excerpt import characters
 from modelserve.runtime.pool import Pool
 from modelserve.tasks import raw
 from modelserve.tasks.base import States, Task
@@ -344,4 +345,5 @@ def _load(config: Config, at: Callable[[str, float], None]) -> Loaded:
 
 
 def _characters(request: InferRequest) -> int:
-    return sum(len(i) if isinstance(i, str) else len(i[0]) + len(i[1] or ()) for i in request.instances)
+    """Of all that a tokenizer's thread has to read."""
+    return sum(map(characters, request.instances)) + sum(map(len, request.params.targets or ()))

@@ -38,5 +38,5 @@ class Pool:
         while call := self._calls.get():
             try:
                 call()
-            except Exception:  # this thread serves the next request too
+            except BaseException:  # a panic of the Rust tokenizer too: this thread serves the next request
                 log.exception("a call on %s failed", threading.current_thread().name)

@@ -15,6 +15,7 @@ import tokenizers
 from transformers import AutoTokenizer
 
 from modelserve.errors import InvalidRequest, LoadError
+from modelserve.runtime.excerpt import PIECE, characters, excerpt, groups
 from modelserve.types import Encoding, Instance, Params, TextPair, TokenIds
 
 
@@ -85,19 +86,40 @@ class Tokenizer:
                 else self([instance], params, offsets=offsets)[0]
                 for index, instance in enumerate(instances)
             ]
-        texts = [tuple(i) if isinstance(i, TextPair) else i for i in instances]
+        encodings: list[Encoding] = []
+        for start, stop in groups([characters(instance) for instance in instances]):
+            self._add(encodings, instances[start:stop], params, offsets)
+        return encodings
+
+    def _add(self, encodings: list[Encoding], instances: Sequence[Instance], params: Params, offsets: bool) -> None:
+        """Encode texts and pairs, and add them to those that there are."""
+        texts: list[Any] = [tuple(i) if isinstance(i, TextPair) else i for i in instances]
+        rest = shift = 0
+        if characters(instances[0]) > PIECE:
+            from_end = self._cut_side(params) == "left"
+            texts, rest = self._excerpts(texts[0], from_end)
+            shift = len(instances[0]) - len(texts[0]) if from_end else 0
         found = self._encode(self._rust, texts, offsets)
-        encodings = []
-        for index, encoding in enumerate(found):
-            length = len(encoding)
+        for text, encoding, instance in zip(texts, found, instances, strict=True):
+            index, length = len(encodings), len(encoding) + rest
             if length > self.max_length:
-                encoding = self._cut(texts[index], index, length, params, offsets)
+                encoding = self._cut(text, index, length, params, offsets)
             elif length == 0:
                 raise InvalidRequest(f"input {index} has no tokens")
             if self._rows < self.vocab_size:
                 self._check_ids(encoding.ids, index)
-            encodings.append(self._ours(encoding, instances[index], length - len(encoding), offsets))
-        return encodings
+            encodings.append(self._ours(encoding, instance, length - len(encoding), offsets, shift))
+
+    def _excerpts(self, text: Any, from_end: bool) -> tuple[list[Any], int]:
+        """What has to be tokenised of a very long text or pair, as a list of one, and how many tokens the rest has."""
+
+        def count(piece: str) -> int:
+            return len(self._rust.encode_batch_fast([piece], add_special_tokens=False)[0])
+
+        parts = text if isinstance(text, tuple) else (text,)
+        found = [excerpt(part, count, self.max_length, from_end=from_end) for part in parts]
+        kept = tuple(part for part, _ in found)
+        return [kept if isinstance(text, tuple) else kept[0]], sum(rest for _, rest in found)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         text: str = self._loaded.decode(list(ids), skip_special_tokens=skip_special)
@@ -125,14 +147,13 @@ class Tokenizer:
         return found
 
     def _cut(self, text: Any, index: int, length: int, params: Params, offsets: bool) -> tokenizers.Encoding:
-        truncation = True if params.truncation is None else params.truncation
-        if truncation is False:
+        if params.truncation is False:
             raise InvalidRequest(
                 f"input {index} has {length} tokens, the model takes at most {self.max_length}; "
                 "shorten it or allow truncation",
                 param="truncation",
             )
-        side = self._side if truncation is True else truncation
+        side = self._cut_side(params)
         rust = self._cutting.get(side)
         if rust is None:
             rust = tokenizers.Tokenizer.from_str(self._rust.to_str())
@@ -140,11 +161,23 @@ class Tokenizer:
             self._cutting[side] = rust
         return self._encode(rust, [text], offsets)[0]
 
-    def _ours(self, found: tokenizers.Encoding, instance: Instance, dropped: int, offsets: bool) -> Encoding:
+    def _cut_side(self, params: Params) -> str:
+        return params.truncation if isinstance(params.truncation, str) else self._side
+
+    def _ours(
+        self, found: tokenizers.Encoding, instance: Instance, dropped: int, offsets: bool, shift: int
+    ) -> Encoding:
+        """shift: characters of the instance before the text that was encoded."""
+        spans = found.offsets if offsets else None
+        if spans and shift:
+            spans = [
+                (start + shift, end + shift) if not special else (start, end)
+                for (start, end), special in zip(spans, found.special_tokens_mask, strict=True)
+            ]
         return Encoding(
             ids=found.ids,
             type_ids=found.type_ids if self._type_ids else None,
-            offsets=found.offsets if offsets else None,
+            offsets=spans,
             word_ids=found.word_ids if offsets else None,
             special=found.special_tokens_mask if offsets else None,
             text=instance if isinstance(instance, str) else "",

@@ -86,6 +86,10 @@ class FillMask:
         count = min(params.top_k or TOP_K, self.width)
         if params.targets is None:
             return _Best(count, ())
+        if len(params.targets) > self.width:
+            raise InvalidRequest(
+                f"there are {len(params.targets)} targets, the vocabulary has {self.width} words", param="targets"
+            )
         # A target that is no token stands for its first token, as in transformers' pipeline.
         found = {self._target(target) for target in params.targets} - {None}
         ids = tuple(sorted(id for id in found if id is not None and id < self.width))
