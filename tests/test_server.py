@@ -245,7 +245,7 @@ class Test_workers:
             for _ in range(10):
                 assert ask().status_code == 200, "the other one goes on"
             until(lambda: len(_children(server.process.pid)) == 2, "a new worker")
-            until(lambda: server.log.count(": ready\n") >= 3, "and it is ready")
+            until(lambda: server.log.count(": ready 100 %") >= 3, "and it is ready")
             assert server.get("/v2/health/ready").status_code == 200
             pids = [server.process.pid, *_children(server.process.pid)]
             assert server.stop() == 0
