@@ -111,6 +111,7 @@ def test_the_default_lets_through_what_people_ask(fill_mask: Server) -> None:
         assert answer.status_code == 200, answer.text[:300]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [v1, v2])
 def test_of_every_token(tokens: Server, form: Any) -> None:
     """102 tokens of a text with 50 classes each take about 0.7 MB."""

@@ -32,25 +32,25 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 TIMEOUT_S = 30
 SMALL_ANSWERS = "--grpc_max_send_message_length=200000"
 MISTAKES = {400, 404, 413, 415}
-few_or_many = pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.slow)])
+few_or_many = pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("--model_dir", tiny("bert", "sequence_classification"), "--model_name=m", SMALL_ANSWERS) as server:
-        before = resident(server.process.pid)
-        yield server
-        assert server.get("/v2/health/ready").status_code == 200
-        assert "Traceback" not in server.log
-        assert "modelserve_queue_size 0.0" in server.get("/metrics").text
-        assert resident(server.process.pid) - before < 300 * MIB
+def classifier() -> Iterator[Server]:
+    with serve("--model_dir", tiny("bert", "sequence_classification"), "--model_name=m", SMALL_ANSWERS) as classifier:
+        before = resident(classifier.process.pid)
+        yield classifier
+        assert classifier.get("/v2/health/ready").status_code == 200
+        assert "Traceback" not in classifier.log
+        assert "modelserve_queue_size 0.0" in classifier.get("/metrics").text
+        assert resident(classifier.process.pid) - before < 300 * MIB
 
 
 class Rest:
     """One connection, which must stay the same one: the server's closing it shows as NotConnected at the next call."""
 
-    def __init__(self, server: Server) -> None:
-        self.http = HTTPConnection("127.0.0.1", server.http_port, timeout=TIMEOUT_S)
+    def __init__(self, classifier: Server) -> None:
+        self.http = HTTPConnection("127.0.0.1", classifier.http_port, timeout=TIMEOUT_S)
         self.http.connect()
         self.http.auto_open = 0
         self.statuses: Counter[int] = Counter()
@@ -67,8 +67,8 @@ class Rest:
 
 
 @pytest.fixture
-def rest(server: Server) -> Iterator[Rest]:
-    rest = Rest(server)
+def rest(classifier: Server) -> Iterator[Rest]:
+    rest = Rest(classifier)
     yield rest
     answer, content = rest.ask(as_json_text("still there"))
     assert answer.status == 200, content
@@ -138,21 +138,21 @@ def test_packed_bodies(rest: Rest, cases: int) -> None:
     assert rest.statuses[415] > 0
 
 
-def test_a_small_body_that_unpacks_to_a_large_one(rest: Rest, server: Server) -> None:
+def test_a_small_body_that_unpacks_to_a_large_one(rest: Rest, classifier: Server) -> None:
     """256 MiB of zeros are 0.3 MiB of gzip."""
-    before = resident(server.process.pid)
+    before = resident(classifier.process.pid)
     bomb = zlib.compressobj(9, wbits=zlib.MAX_WBITS + 16)
     body = b"".join(bomb.compress(bytes(MIB)) for _ in range(256)) + bomb.flush()
     for _ in range(5):
         answer, content = rest.ask(body, Content_Encoding="gzip")
         assert answer.status == 413, content
         assert b"--payload_limit" in content
-    assert resident(server.process.pid) - before < 100 * MIB
+    assert resident(classifier.process.pid) - before < 100 * MIB
 
 
 @pytest.fixture
-def channel(server: Server) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+def channel(classifier: Server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(f"127.0.0.1:{classifier.grpc_port}") as channel:
         yield channel
 
 
@@ -202,7 +202,7 @@ def test_a_message_over_the_limit(channel: grpc.Channel) -> None:
     assert call(channel, b"", "ServerLive") == "OK"
 
 
-def test_an_answer_over_the_limit(server: Server, channel: grpc.Channel) -> None:
+def test_an_answer_over_the_limit(classifier: Server, channel: grpc.Channel) -> None:
     ids = pb.ModelInferRequest(model_name="m")
     ids.inputs.add(name="texts", datatype="BYTES", shape=[4000]).contents.bytes_contents.extend([b"a"] * 4000)
     ids.parameters["return_raw_logits"].bool_param = True
@@ -213,11 +213,11 @@ def test_an_answer_over_the_limit(server: Server, channel: grpc.Channel) -> None
     assert call(channel, b"", "ServerLive") == "OK"
 
 
-def test_noise_on_the_grpc_port(server: Server, channel: grpc.Channel) -> None:
+def test_noise_on_the_grpc_port(classifier: Server, channel: grpc.Channel) -> None:
     """Random frames behind HTTP/2's greeting, and random bytes instead of it, while another connection is served."""
     chance = random.Random(7)
     for attempt in range(100):
-        with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=TIMEOUT_S) as noisy:
+        with socket.create_connection(("127.0.0.1", classifier.grpc_port), timeout=TIMEOUT_S) as noisy:
             sent = b"" if attempt % 4 == 0 else b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
             for _ in range(chance.randrange(1, 6)):
                 payload = chance.randbytes(chance.randrange(100))

@@ -46,9 +46,9 @@ PLACES = ["tokenizer", "panic", "forward", "postprocess"]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("--model_dir", tiny("bert"), "--model_name=m", code=INJECT) as server:
-        yield server
+def faulty() -> Iterator[Server]:
+    with serve("--model_dir", tiny("bert"), "--model_name=m", code=INJECT) as faulty:
+        yield faulty
 
 
 def v2(text: str) -> dict[str, Any]:
@@ -69,9 +69,9 @@ def neutral(sentence: str) -> bool:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("api", REST)
-def test_over_rest(server: Server, api: str, place: str) -> None:
+def test_over_rest(faulty: Server, api: str, place: str) -> None:
     path, body = REST[api]
-    http = HTTPConnection("127.0.0.1", server.http_port, timeout=30)
+    http = HTTPConnection("127.0.0.1", faulty.http_port, timeout=30)
     http.connect()
     http.auto_open = 0  # a connection that the server closes is not opened again
 
@@ -90,19 +90,19 @@ def test_over_rest(server: Server, api: str, place: str) -> None:
             error = error["message"]
         assert neutral(error), error
         assert ask("fine")[0] == 200
-    assert "secret detail" in server.log
-    assert server.get("/v2/health/ready").status_code == 200
+    assert "secret detail" in faulty.log
+    assert faulty.get("/v2/health/ready").status_code == 200
     http.close()
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_over_grpc(server: Server, place: str) -> None:
+def test_over_grpc(faulty: Server, place: str) -> None:
     def message(text: str) -> Any:
         request = pb.ModelInferRequest(model_name="m")
         request.inputs.add(name="t", datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
         return request.SerializeToString()
 
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{faulty.grpc_port}") as channel:
         infer = channel.unary_unary(f"/{pb.SERVICE.full_name}/ModelInfer")
         for _ in range(2):
             with pytest.raises(grpc.RpcError) as caught:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from http.client import HTTPConnection
 
 import grpc
@@ -12,21 +11,13 @@ import pytest
 
 from modelserve.protocols import pb
 from tests.fuzz.memory import MIB, resident
-from tests.models import tiny
-from tests.process import Server, serve
+from tests.process import Server
 
 V1, V2, EMBEDDINGS = "/v1/models/m:predict", "/v2/models/m/infer", "/v1/embeddings"
 BODY_BYTES = 32 * MIB - 100
 ONE_TEXT = b'"inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": ["a"]}]'
 TIMEOUT_S = 60
 """Far more than any of them takes; without a limit for the number of sizes one of them would take days."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("--model_dir", tiny("bert"), "--model_name=m") as server:
-        yield server
-        assert "Traceback" not in server.log
 
 
 TEXTS = b'{"inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": ['
@@ -53,6 +44,7 @@ def test_of_millions_of(server: Server, of: tuple[str, bytes, bytes, bytes, int]
     assert len(answer.content) < 10_000, "what was sent does not come back in the error"
 
 
+@pytest.mark.slow
 def test_others_are_served_while_millions_of_elements_are_read(server: Server) -> None:
     head = {"name": "a", "shape": [6_000_000], "datatype": "BYTES", "parameters": {"binary_data_size": 24_000_000}}
     head_bytes = json.dumps({"inputs": [head]}).encode()

@@ -71,9 +71,9 @@ def test_texts_are_grouped_into_pieces(sizes: list[int], expected: list[tuple[in
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("--model_dir", tiny("roberta"), "--model_name=m") as server:
-        yield server
+def roberta() -> Iterator[Server]:
+    with serve("--model_dir", tiny("roberta"), "--model_name=m") as roberta:
+        yield roberta
 
 
 @pytest.mark.slow
@@ -82,10 +82,10 @@ def server() -> Iterator[Server]:
     [["the cat sat on the mat, " * 500_000], ["a" * 8_000_000], ["the cat " * 375] * 4000],
     ids=["one text", "one word", "many texts"],
 )
-def test_memory_does_not_grow_with_the_text(server: Server, instances: list[str]) -> None:
-    forget_peak(server.process.pid)
-    before = resident(server.process.pid)
-    answer = server.post("/v1/models/m:predict", {"instances": instances})
+def test_memory_does_not_grow_with_the_text(roberta: Server, instances: list[str]) -> None:
+    forget_peak(roberta.process.pid)
+    before = resident(roberta.process.pid)
+    answer = roberta.post("/v1/models/m:predict", {"instances": instances})
     assert answer.status_code == 200, answer.text[:300]
     assert int(answer.headers["x-modelserve-tokens-dropped"]) > 1_000_000
-    assert peak(server.process.pid) - before < 600 * MIB
+    assert peak(roberta.process.pid) - before < 600 * MIB

@@ -62,10 +62,9 @@ def others(server: Server) -> list[str]:
     return [route for route in routes if route not in {*RERANK, *CONTROL}]
 
 
-def test_a_few_requests_to_a_few_routes(pool: Executor) -> None:
+def test_a_few_requests_to_a_few_routes(pool: Executor, server: Server) -> None:
     routes = (*ASK, "POST /v1/embeddings", "POST /v1/rerank", "GET /v2/models/{model}/ready", "GET /metrics")
-    with serve("--model_dir", tiny("bert"), "--model_name=m") as server:
-        check(pool, server, "text_embedding", routes, cases=20)
+    check(pool, server, "text_embedding", routes, cases=20)
 
 
 FAULT = """
@@ -78,6 +77,7 @@ TextEmbedding.preprocess = failing
 """
 
 
+@pytest.mark.slow
 def test_a_fault_behind_one_parameter_is_found(pool: Executor) -> None:
     with (
         serve("--model_dir", tiny("bert"), "--model_name=m", code=FAULT) as server,
@@ -88,9 +88,8 @@ def test_a_fault_behind_one_parameter_is_found(pool: Executor) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_text_embedding_and_what_all_tasks_share(pool: Executor) -> None:
-    with serve("--model_dir", tiny("bert"), "--model_name=m") as server:
-        reports = check(pool, server, "text_embedding", others(server), CASES)
+def test_text_embedding_and_what_all_tasks_share(pool: Executor, server: Server) -> None:
+    reports = check(pool, server, "text_embedding", others(server), CASES)
     for route in (*ASK, "POST /v1/embeddings", "POST /openai/v1/embeddings"):
         assert reports[route].statuses[200] >= CASES / 20, f"{route}: next to nothing of it was answered"
 

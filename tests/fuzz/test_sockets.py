@@ -42,13 +42,6 @@ def strict() -> Iterator[Server]:
         assert "Traceback" not in server.log
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve("--model_dir", tiny("bert"), "--model_name=m") as server:
-        yield server
-        assert "Traceback" not in server.log
-
-
 @contextlib.contextmanager
 def connected(server: Server, **options: int) -> Iterator[socket.socket]:
     with socket.socket() as connection:
