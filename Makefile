@@ -24,6 +24,10 @@ help: ## list the targets
 	$(PIP) --quiet --editable '.[dev]'
 	@touch $@
 
+.venv/.bench: .venv/.dev benchmarks/requirements.txt
+	$(PIP) --quiet --requirement benchmarks/requirements.txt
+	@touch $@
+
 install: .venv/.dev ## set up .venv with everything that the other targets need
 
 demo: .venv/.demo ## serve real weights, ask them something, keep serving (ARGS=--once ends by itself)
@@ -44,7 +48,7 @@ format: .venv/.dev ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev ## the figures of docs/benchmarks.md
+bench: .venv/.bench ## the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md)
