@@ -15,7 +15,16 @@
     ├── NotReady               loading, draining or unloaded; `retry_after_s` likewise
     ├── RequestTimeout         --request_timeout passed before the answer
     ├── RequestCancelled       the caller went away; nobody reads this
-    └── InferenceFailed        ours: a forward pass raised
+    ├── InferenceFailed        ours: a forward pass raised
+    └── DeployError            the SDK's, root of what only it raises
+        ├── EntityNotFound     no such project, function, task, run or secret in the store
+        ├── EntityExists       there is one of that name already
+        ├── StoreError         the store cannot be reached, read or written
+        ├── IllegalTransition  a run cannot go from its state to the one asked for
+        ├── TargetError        the target (this machine, a cluster) cannot do what was asked of it
+        ├── RunFailed          a run that was waited for is ERROR, STOPPED or gone; the message has the reason
+        ├── WaitTimeout        it was not ready in time
+        └── InvokeError        the running server could not be asked, or answered with an error
 
 An error is built from one sentence that a user may read: what was wrong, the value, what would be right. No error
 knows a protocol; `protocols/status.py` maps each class to its HTTP and gRPC status. Messages never carry another
@@ -110,3 +119,43 @@ class RequestCancelled(ModelServeError):
 
 class InferenceFailed(ModelServeError):
     """A forward pass failed; the caller did nothing wrong."""
+
+
+class DeployError(ModelServeError):
+    """Something of the SDK failed."""
+
+
+class EntityNotFound(DeployError):
+    """The store has no such entity."""
+
+
+class EntityExists(DeployError):
+    """The store has one already."""
+
+
+class StoreError(DeployError):
+    """The store cannot be reached, read or written."""
+
+
+class IllegalTransition(DeployError):
+    """A run cannot go from its state to the one that was asked for."""
+
+
+class TargetError(DeployError):
+    """A target cannot do what was asked of it."""
+
+
+class RunFailed(DeployError):
+    """A run that was waited for will not become ready."""
+
+
+class WaitTimeout(DeployError):
+    """A run was not ready in time."""
+
+
+class InvokeError(DeployError):
+    """A running server could not be asked, or answered with an error; `status` is its HTTP status, 0 without one."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
