@@ -73,7 +73,8 @@ class Config:
     model_name: str = param("model", "Name of the model in the paths of the APIs.", group=_M, source="kserve")
     model_dir: str = param(
         "/mnt/models",
-        "Local directory of the model; ignored when --model_id is given.",
+        "Directory of the model, a .zip or .tar.gz of it, or where one is: s3://bucket/folder/, https://host/model.zip, "
+        "file:///…; ignored when --model_id is given.",
         group=_M,
         source="kserve",
     )

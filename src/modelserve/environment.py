@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import MutableMapping
+from pathlib import Path
 
 PREFIX = "MODELSERVE_"
 
@@ -27,6 +28,11 @@ def is_reserved(variable: str, value: str) -> bool:
     if variable.startswith(PREFIX) and variable.endswith("_PORT") and _SERVICE_URL.match(value):
         return True
     return bool(_RESERVED.fullmatch(variable) or _SERVICE_LINK.fullmatch(variable))
+
+
+def home() -> Path:
+    """Where modelserve keeps what outlives a process: $MODELSERVE_HOME, else ~/.modelserve."""
+    return Path(os.environ.get(PREFIX + "HOME") or Path.home() / ".modelserve").expanduser().absolute()
 
 
 def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from modelserve import environment
+
 
 def home() -> Path:
-    """$MODELSERVE_HOME, else ~/.modelserve."""
-    return Path(os.environ.get("MODELSERVE_HOME") or Path.home() / ".modelserve").expanduser().absolute()
+    """$MODELSERVE_HOME, else ~/.modelserve; the server's downloads are there too."""
+    return environment.home()
 
 
 def store_url() -> str:

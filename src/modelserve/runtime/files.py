@@ -15,7 +15,7 @@ from typing import Any
 
 from modelserve.config import Config
 from modelserve.errors import LoadError
-from modelserve.runtime import hub
+from modelserve.runtime import hub, remote
 from modelserve.runtime.weights import PICKLE, Shapes, choose, listed, module_folders, read_json, read_shapes
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ class Files:
 
 
 def resolve(config: Config, progress: hub.Progress) -> Files:
-    """The files of --model_id, downloaded where they are not in the cache, or else of --model_dir.
+    """The files of --model_id or else of --model_dir, downloaded where they are not here.
 
     `progress` is told the fraction of the bytes that are here. Raises LoadError.
     """
     weights = partial(choose, allow_pickle=config.allow_pickle)
     small = partial(_small, code=config.trust_remote_code)
     if config.model_id is None:
-        model = tokenizer = _local(config)
+        model = tokenizer = _given(config, progress)
         revision = ""
     else:
         model = hub.snapshot(config.model_id, config.model_revision, small=small, large=weights, progress=progress)
@@ -95,12 +95,11 @@ def _nothing(names: Collection[str], directory: Path) -> list[str]:
     return []
 
 
-def _local(config: Config) -> Path:
-    """--model_dir, when there is a model in it."""
-    given = config.model_dir
-    if "://" in given:
-        raise LoadError(f"--model_dir {given} is no local directory; download it first, or give --model_id")
-    path = Path(given).expanduser()
+def _given(config: Config, progress: hub.Progress) -> Path:
+    """The directory that --model_dir names, when there is a model in it."""
+    given = remote.shown(config.model_dir)
+    fetched = remote.is_fetched(config.model_dir)
+    path = remote.fetch(config.model_dir, progress) if fetched else Path(config.model_dir).expanduser()
     if not path.is_dir():
         default = next(field.default for field in fields(Config) if field.name == "model_dir")
         which = "the default of --model_dir; give --model_id or --model_dir" if given == default else "--model_dir"
@@ -113,7 +112,7 @@ def _local(config: Config) -> Path:
         raise LoadError(f"--model_dir {given} cannot be read: {error.strerror}") from error
     if "config.json" not in names:
         inside = sorted(entry for entry in path.iterdir() if (entry / "config.json").is_file())
-        hint = f"; --model_dir {inside[0]} has one" if inside else ""
+        hint = f"; --model_dir {inside[0]} has one" if inside and not fetched else ""
         raise LoadError(f"there is no config.json in --model_dir {given}, which holds {listed(names)}{hint}")
     if config.model_revision or config.tokenizer_revision:
         log.warning("--model_revision and --tokenizer_revision mean nothing without --model_id")
