@@ -15,7 +15,7 @@ PACKAGE = Path(registry.__file__).parent
 BOTTOM = {"types", "config", "errors", "registry", "environment"}
 FLAGS = BOTTOM | {"vllm_flags"}
 SHARED = FLAGS | {"flags", "logs"}
-SERVER = {"progress", "server", "supervisor", "worker"}
+SERVER = {"parent", "progress", "server", "supervisor", "worker"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in BOTTOM},

@@ -11,9 +11,13 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 PREFIX = "MODELSERVE_"
+PORTS_FILE = PREFIX + "PORTS_FILE"
+"""Where a server writes the ports that it took."""
+PARENT_FD = PREFIX + "PARENT_FD"
+"""The read end of a pipe of the process that keeps a server (parent.py)."""
 
-_RESERVED = re.compile(PREFIX + r"(HOME|TARGET|SECRET_KEY|PORTS_FILE|TEST_\w+|WORKER_\w+)")
-"""Variables that are no parameter: the SDK's and the store's, the tests', and those between processes of one server."""
+_RESERVED = re.compile(PREFIX + r"(HOME|TARGET|STORE_URL|SECRET_KEY|PORTS_FILE|PARENT_FD|LOCK_FD|TEST_\w+|WORKER_\w+)")
+"""Variables that are no parameter: the SDK's and the store's, the tests', and those between processes of one run."""
 
 _SERVICE_LINK = re.compile(PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")

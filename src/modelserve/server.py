@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 import uvloop
 
-from modelserve import registry
+from modelserve import parent, registry
 from modelserve.config import Config
+from modelserve.environment import PORTS_FILE
 from modelserve.errors import ConfigError, LoadError, ModelServeError
 from modelserve.progress import show
 from modelserve.protocols.connection import Connection
@@ -50,16 +51,18 @@ _COLLECT_AFTER = 20_000
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit status. Raises ConfigError when the ports cannot be had, LoadError."""
+    parent.end_with_it(config.shutdown_timeout)
     if config.workers > 1 and not Worker.is_one():
         return int(registry.load("modelserve.supervisor:run")(config))
     sys.setswitchinterval(_SWITCH_S)
     loop = asyncio.new_event_loop if config.event_loop == "asyncio" else uvloop.new_event_loop
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(_serve(config))
-    logging.shutdown()
-    # A pass that never returns must not keep the process: its thread cannot be ended, only left behind.
-    sys.stdout.flush()
-    os._exit(0)
+        logging.shutdown()
+        # A download, load or pass that never returns must not keep the process: its thread cannot be ended, only left
+        # behind. The runner's own end would wait for it.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def bind(config: Config) -> socket.socket:
@@ -81,7 +84,7 @@ def bind(config: Config) -> socket.socket:
 def tell_ports(http_port: int, grpc_port: int | None) -> None:
     """Log the ports, and write them to the file that MODELSERVE_PORTS_FILE names, for whoever asked for port 0."""
     log.info("HTTP on port %d%s", http_port, "" if grpc_port is None else f", gRPC on port {grpc_port}")
-    if path := os.environ.get("MODELSERVE_PORTS_FILE"):
+    if path := os.environ.get(PORTS_FILE):
         written = Path(path).with_suffix(".part")
         written.write_text(json.dumps({"http_port": http_port, "grpc_port": grpc_port, "pid": os.getpid()}))
         written.replace(path)
