@@ -73,10 +73,17 @@ class Config:
     model_name: str = param("model", "Name of the model in the paths of the APIs.", group=_M, source="kserve")
     model_dir: str = param(
         "/mnt/models",
-        "Directory of the model, a .zip or .tar.gz of it, or where one is: s3://bucket/folder/, https://host/model.zip, "
-        "file:///…; ignored when --model_id is given.",
+        "Directory or file of the model, a .zip or .tar.gz of it, or where one is: s3://bucket/folder/, "
+        "https://host/model.zip, file:///…; ignored when --model_id is given.",
         group=_M,
         source="kserve",
+    )
+    model_format: str | None = param(
+        None,
+        "What the files are; told from them when not given. sklearn: one pickle, joblib or skops file. mlflow: a "
+        "directory with an MLmodel file.",
+        group=_M,
+        choices=("huggingface", "sklearn", "mlflow"),
     )
     model_id: str | None = param(
         None, "Hugging Face model id, such as google-bert/bert-base-uncased.", group=_M, source="kserve"
@@ -142,8 +149,8 @@ class Config:
     )
     allow_pickle: bool = param(
         False,
-        "Load pickled weights (pytorch_model.bin) when there is no safetensors file. Unpickling runs code: only for "
-        "files you trust.",
+        "Load pickled weights (pytorch_model.bin) when there is no safetensors file, pickled estimators, and MLflow "
+        "models. That runs code which comes with them: only for files you trust.",
         group=_M,
     )
     # Tokenizer
@@ -256,10 +263,13 @@ class Config:
     )
     # Performance
     max_batch_tokens: int | None = param(
-        None, "Token budget of one forward pass; found for the device when not given.", group=_P, minimum=1
+        None,
+        "Token budget of one forward pass, or rows of one call of an estimator; found for the device when not given.",
+        group=_P,
+        minimum=1,
     )
-    max_queue_size: int = param(8192, "Texts that may wait; more are answered 429.", group=_P, minimum=1)
-    max_client_batch_size: int = param(4096, "Most texts of one request.", group=_P, minimum=1)
+    max_queue_size: int = param(8192, "Texts or rows that may wait; more are answered 429.", group=_P, minimum=1)
+    max_client_batch_size: int = param(4096, "Most texts or rows of one request.", group=_P, minimum=1)
     threads: int | None = param(
         None,
         "CPU threads of the forward passes; the cores of this machine when not given.",

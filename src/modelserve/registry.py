@@ -1,6 +1,6 @@
 """Names -> "module:Class", as strings, so that nothing heavy is imported before it is used.
 
-A new task, backend or protocol is one new file and one row here.
+A new task, backend, format or protocol is one new file and one row here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ TASKS: dict[str, str] = {
 
 BACKENDS: dict[str, str] = {
     "huggingface": "modelserve.backends.huggingface:HuggingFaceBackend",
+}
+
+# Who loads a format. A format of features brings its own backend and task.
+FORMATS: dict[str, str] = {
+    "huggingface": "modelserve.runtime.texts:load",
+    "sklearn": "modelserve.runtime.tables:load_sklearn",
+    "mlflow": "modelserve.runtime.tables:load_mlflow",
 }
 
 PROTOCOLS: dict[str, str] = {

@@ -1,11 +1,12 @@
 """The values on the request path, in the order in which a request meets them.
 
-InferRequest -> Encoding -> Entry (runtime/batcher.py) -> Batch -> Output -> Prediction -> InferResponse.
+InferRequest -> Encoding or Rows -> Entry (runtime/batcher.py) -> Batch -> Output -> Prediction -> InferResponse.
 Knows no protocol, no task and no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,8 +14,11 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+Array = np.ndarray[Any, Any]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Truncation = Literal[True, False, "left"]
+Takes = Literal["texts", "rows"]
+"""What a model reads: texts that are tokenised, or rows of features."""
 
 
 class TextPair(NamedTuple):
@@ -32,6 +36,32 @@ class TokenIds(NamedTuple):
 
 
 Instance = str | TextPair | TokenIds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """All rows of a request, for a model of features: what arrived, and after the task's `preprocess` a piece of work.
+
+    values: one array [N, …] of numbers or of objects (a text among them), or such an array for each column by name.
+    """
+
+    values: Array | dict[str, Array]
+    want: tuple[str, ...] = ()
+    """What the model is asked: names of its methods, each of which is an output."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The model's own parameters (MLflow's `params`)."""
+
+    def __len__(self) -> int:
+        one = self.values if isinstance(self.values, np.ndarray) else next(iter(self.values.values()))
+        return len(one)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Row by row, for the log."""
+        if isinstance(self.values, np.ndarray):
+            yield from self.values.tolist()
+        else:
+            for row in zip(*(column.tolist() for column in self.values.values()), strict=True):
+                yield dict(zip(self.values, row, strict=True))
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +89,7 @@ class InferRequest:
     """What a protocol understood of the bytes."""
 
     model_name: str
-    instances: list[Instance]
+    instances: list[Instance] | Rows
     params: Params = Params()
     id: str = ""
     api: str = ""
@@ -70,6 +100,8 @@ class InferRequest:
     """V2 with input_ids: the network's own logits or last_hidden_state, not the task's prediction."""
     raw_length: int = 0
     """With raw: columns of the input_ids that came, padding included; the answer has as many."""
+    wanted: tuple[str, ...] = ()
+    """Outputs that V2 asks for by name; none for what the model answers by itself."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +132,11 @@ class Encoding:
         return len(self.ids)
 
 
+Work = Encoding | Rows
+"""What waits in the queue and goes into a pass: a tokenised text, or all rows of a request. Its length is its cost."""
+
 Output = Any
-"""One reduced row, on the host: what a task's `reduce` kept of one input (numpy, or a tuple of numpy)."""
+"""On the host: what a task's `reduce` kept of one piece of work (numpy, or a tuple or mapping of numpy)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,13 +144,22 @@ class Tensor:
     """A named tensor of V2, on the host.
 
     datatype is V2's name (FP32, INT64, BYTES, …). data: a numpy array of that type in the given shape; for BYTES a
-    flat list of bytes, row-major.
+    flat list of bytes, row-major. content_type: what MLServer's clients read it as (np, str), "" for nothing special.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: np.ndarray[Any, Any] | list[bytes]
+    data: Array | list[bytes]
+    content_type: str = ""
+
+
+def datatype(dtype: np.dtype[Any]) -> str:
+    """V2's name for the elements of an array; BYTES for all that are no numbers."""
+    if dtype.kind == "b":
+        return "BOOL"
+    letters = {"i": "INT", "u": "UINT", "f": "FP"}.get(dtype.kind)
+    return f"{letters}{min(64, dtype.itemsize * 8)}" if letters else "BYTES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +193,27 @@ class ModelInfo:
     revision: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model of features takes and gives, as far as its file says. The task is built from it."""
+
+    form: Literal["array", "table", "tensors", "texts", "any"]
+    """One array; a column for each name; a tensor for each name; texts; whatever comes, where nothing is known."""
+    inputs: tuple[TensorSpec, ...]
+    methods: tuple[str, ...]
+    """What can be asked, the default first."""
+    outputs: tuple[TensorSpec, ...] = ()
+    """As far as the file says it; what the sample is answered says more."""
+    by_method: bool = True
+    """V2 calls an output as the method that made it (scikit-learn), and not as the model does (MLflow)."""
+    typed: bool = False
+    """The model insists on the datatypes of `inputs`, and says itself which of them are missing."""
+    options: frozenset[str] = frozenset()
+    """The model's own parameters."""
+    sample: Rows | None = None
+    """A row or a few that the model should be able to answer."""
+
+
 @dataclass(slots=True)
 class Timings:
     """Seconds, filled along the path; read by metrics and the request log."""
@@ -176,3 +241,7 @@ class InferResponse:
     """Tokens per instance, special tokens included, after truncation."""
     tokens_dropped: int = 0
     timings: Timings = field(default_factory=Timings)
+    content_type: str = ""
+    """What MLServer's clients read the outputs as together (np, pd, dict)."""
+    chosen: bool = False
+    """The outputs are those that the request named, even where they are called otherwise (the columns of a table)."""

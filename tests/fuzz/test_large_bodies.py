@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from modelserve.protocols import pb
+from modelserve.protocols.tensors import MAX_TENSORS
 from tests.fuzz.memory import MIB, resident
 from tests.process import Server
 
@@ -88,9 +89,9 @@ def test_an_output_that_is_asked_for_often_comes_once(server: Server) -> None:
 
 def test_more_inputs_than_any_model_has(server: Server) -> None:
     request = pb.ModelInferRequest(model_name="m")
-    for _ in range(33):
+    for _ in range(MAX_TENSORS + 1):
         request.inputs.add(name="a", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"a")
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"/{pb.SERVICE.full_name}/ModelInfer")(request.SerializeToString(), timeout=TIMEOUT_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "33 inputs" in caught.value.details()
+    assert f"{MAX_TENSORS + 1} inputs" in caught.value.details()

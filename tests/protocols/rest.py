@@ -44,6 +44,7 @@ class StandIn:
     progress: float = 1.0
     reason: str = ""
     task_name: str | None = "text_embedding"
+    takes: str = "texts"
     created: int = 1700000000
     lives: bool = True
     info: Any = None

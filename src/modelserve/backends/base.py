@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from modelserve.tasks.base import States
 from modelserve.types import Encoding, Output
+
+WorkT = TypeVar("WorkT")
+"""Encoding or Rows: what a backend computes on."""
+StatesT_co = TypeVar("StatesT_co", covariant=True)
+"""States or Estimate: what it hands to `reduce`."""
 
 Layout = Literal["packed", "padded", "equal", "single"]
 """How texts share a forward pass. packed: end to end, nothing is padded. padded: filled up to the longest.
@@ -33,20 +38,27 @@ class Limits:
 
     layout: Layout
     max_batch_tokens: int
-    """Token budget of one pass: real tokens when packed, padded ones when padded."""
+    """Token budget of one pass: real tokens when packed, padded ones when padded; rows for a model of features."""
     streams: int
     """Threads that may call `forward` at once."""
 
 
-class Backend(Protocol):
+class Backend(Protocol[WorkT, StatesT_co]):
     """A loaded model that can run."""
 
     limits: Limits
 
-    def forward(self, encodings: Sequence[Encoding], reduce: Reduce, *, alone: bool = True) -> list[Output]:
-        """One pass; outputs in the order of `encodings`. `alone`: no other stream computes now, take every core.
+    def forward(
+        self,
+        work: Sequence[WorkT],
+        reduce: Callable[[StatesT_co, Sequence[WorkT]], list[Output]],
+        /,
+        *,
+        alone: bool = True,
+    ) -> list[Output]:
+        """One pass; outputs in the order of `work`. `alone`: no other stream computes now, take every core.
 
-        Raises OutOfMemory, DeviceLost, or whatever the network raises.
+        Raises OutOfMemory, DeviceLost, InvalidRequest for what the model refuses, or whatever the network raises.
         """
 
     def close(self) -> None:

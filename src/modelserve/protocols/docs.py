@@ -7,6 +7,7 @@ security fixes; loading one from a CDN, as KServe's page does, fails in a closed
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
@@ -31,13 +32,16 @@ async def docs(exchange: Exchange) -> Reply:
 
 
 async def openapi(exchange: Exchange) -> Reply:
-    context = exchange.context
+    models = exchange.context.models.index()
+    rows = any(model.takes == "rows" for model in models)
     described = [
-        Described(route.path, sorted((route.methods or set()) - {"HEAD"}), place.api, place.operation)
-        for route in all_routes(context)
-        if (place := endpoint_of(route)).operation is not None
+        Described(route.path, sorted((route.methods or set()) - {"HEAD"}), place.api, operation)
+        for route in all_routes(exchange.context)
+        if (operation := (place := endpoint_of(route)).operation) is not None
     ]
-    return Reply(encode(document(described, [model.name for model in context.models.index()])))
+    if rows:
+        described = [replace(place, operation=place.operation.to_rows()) for place in described]
+    return Reply(encode(document(described, [model.name for model in models])))
 
 
 def routes(context: Context) -> list[Route]:

@@ -110,7 +110,7 @@ async def _model_metadata(call: Call, request: Any) -> Any:
 async def _model_infer(call: Call, request: Any) -> Any:
     model = call.model = call.context.models.get(request.model_name, request.model_version)
     model.check_ready()
-    asked = await aside(request.ByteSize(), _understood, request, model.name, request.id or call.id)
+    asked = await aside(request.ByteSize(), _understood, request, model, request.id or call.id)
     answer = await call.infer(model, asked)
     response = pb.ModelInferResponse(model_name=model.name, id=answer.id)
     grpc_tensors.set_parameters(response, v2_infer.to_parameters(answer))
@@ -119,9 +119,16 @@ async def _model_infer(call: Call, request: Any) -> Any:
     return response
 
 
-def _understood(request: Any, model_name: str, id: str) -> InferRequest:
-    inputs, parameters = grpc_tensors.inputs(request), grpc_tensors.parameters(request)
-    return v2_infer.to_request(model_name, inputs, parameters, id=id, api="grpc")
+def _understood(request: Any, model: Model, id: str) -> InferRequest:
+    return v2_infer.to_request(
+        model.name,
+        grpc_tensors.inputs(request),
+        grpc_tensors.parameters(request),
+        id=id,
+        api="grpc",
+        takes=model.takes,
+        wanted=[output.name for output in request.outputs],
+    )
 
 
 async def _repository_index(call: Call, request: Any) -> Any:

@@ -57,9 +57,14 @@ def inputs(request: Any) -> list[Tensor]:
             param="inputs",
         )
     return [
-        tensors.of_bytes(tensor.name, tensor.datatype, tensor.shape, data)
+        _as_said(tensors.of_bytes(tensor.name, tensor.datatype, tensor.shape, data), tensor)
         for tensor, data in zip(request.inputs, raw, strict=True)
     ]
+
+
+def _as_said(tensor: Tensor, message: Any) -> Tensor:
+    """With the content type that the message says, where it says one."""
+    return tensors.read_as(tensor, parameters(message).get("content_type")) if message.parameters else tensor
 
 
 def _typed(tensor: Any) -> Tensor:
@@ -75,13 +80,15 @@ def _typed(tensor: Any) -> Tensor:
                 f"Input {tensor.name!r} is {datatype}, whose elements belong in {field}; {other.name} is set.",
                 param="inputs",
             )
-    return tensors.of_values(tensor.name, datatype, shape, getattr(tensor.contents, field))
+    return _as_said(tensors.of_values(tensor.name, datatype, shape, getattr(tensor.contents, field)), tensor)
 
 
 def set_outputs(response: Any, outputs: Sequence[Tensor], *, raw: bool) -> None:
     """Put the outputs into a ModelInferResponse, as raw_output_contents or as typed contents."""
     for tensor in outputs:
         message = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if tensor.content_type:
+            message.parameters["content_type"].string_param = tensor.content_type
         if raw:
             response.raw_output_contents.append(tensors.to_bytes(tensor))
         else:
@@ -110,7 +117,10 @@ def parameters(message: Any) -> dict[str, Any]:
     }
 
 
-def set_parameters(message: Any, values: Mapping[str, int]) -> None:
-    """Put integers into a message's `parameters`."""
+def set_parameters(message: Any, values: Mapping[str, int | str]) -> None:
+    """Put integers and texts into a message's `parameters`."""
     for name, value in values.items():
-        message.parameters[name].int64_param = value
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        else:
+            message.parameters[name].int64_param = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -33,6 +33,7 @@ class Operation:
     """One method of one path, as the document describes it.
 
     answer, request: the types of the JSON bodies; an answer of None with `errors` alone is a route that only refuses.
+    rows, rows_example: request and example where the model takes rows of features, when they are others.
     media: the answer's types where they are not JSON. event: takes and gives CloudEvents too. binary: takes and gives
     bytes behind its JSON too. not_ready: the body of a 503 that is no error but an answer. error: the API's error body.
     example: a request's body that works; under the key `model` the name of a model that is served is put.
@@ -48,6 +49,12 @@ class Operation:
     not_ready: Any = None
     error: Any = Error
     example: Any = None
+    rows: Any = None
+    rows_example: Any = None
+
+    def to_rows(self) -> Operation:
+        """The same operation of a model that takes rows of features."""
+        return replace(self, request=self.rows or self.request, example=self.rows_example or self.example)
 
     def types(self) -> list[Any]:
         return [t for t in (self.answer, self.request, self.event, self.not_ready, self.error) if t is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}
 # Far above what any body limit lets in, and within what numpy can hold.
 _MAX_ELEMENTS = 2**31 - 1
 MAX_DIMENSIONS = 32
-MAX_TENSORS = 32
-"""Inputs of one request; no model has as many."""
+MAX_TENSORS = 1024
+"""Inputs of one request, which are columns of a table; a body of millions of them is refused unread."""
 
 ELEMENTS_PIECE = 32768
 """Elements to write as JSON at a time: a millisecond."""
@@ -85,6 +86,8 @@ def of_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> Te
     dtype = DTYPES[datatype]
     try:
         given = np.array(values) if count else np.empty(0, dtype)
+        if given.dtype.kind == "O" and dtype.kind == "f":
+            given = _with_gaps(given)
         # The comparison finds what a cast changes (300 as INT8); rounding to a narrower float is no change.
         fits = given.ndim == 1 and given.dtype.kind in _KINDS[dtype.kind]
         array = given.astype(dtype, copy=False) if fits else given
@@ -94,6 +97,17 @@ def of_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> Te
     if not fits:
         raise InvalidRequest(f"Input {name!r} has elements that are no {datatype}.", param="data")
     return Tensor(name, datatype, shape, array.reshape(shape))
+
+
+def _with_gaps(given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """null, which is how NaN is written in JSON, as NaN; unchanged where there is anything but that and numbers."""
+    numbers = all(value is None or type(value) in (int, float) for value in given.flat)
+    return given.astype(np.float64) if numbers else given
+
+
+def read_as(tensor: Tensor, content_type: Any) -> Tensor:
+    """The tensor with MLServer's content type, where that is a text."""
+    return replace(tensor, content_type=content_type) if content_type and isinstance(content_type, str) else tensor
 
 
 def of_bytes(name: str, datatype: str, shape: Sequence[int], raw: bytes | memoryview) -> Tensor:

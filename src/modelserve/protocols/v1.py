@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.routing import Route
 
 from modelserve.errors import InvalidRequest, NotSupported
-from modelserve.protocols import cloudevents
+from modelserve.protocols import cloudevents, rows
 from modelserve.protocols.cloudevents import Event, StructuredEvent
 from modelserve.protocols.context import Context
-from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many
+from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many, invalid
 from modelserve.protocols.http import Function, endpoint
 from modelserve.protocols.models import ModelCard, ModelList, model_card, model_list
 from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.tensors import ELEMENTS_PIECE, elements
-from modelserve.types import InferRequest, InferResponse, Instance, Params, TextPair
+from modelserve.types import InferRequest, InferResponse, Instance, Params, Takes, TextPair
 
 
 class TextInstance(msgspec.Struct):
@@ -37,6 +37,20 @@ class Predict(msgspec.Struct):
     instances: Instances | UnsetType = UNSET
     inputs: Instances | UnsetType = UNSET
     parameters: Params | None = None
+
+
+Row = list[Any] | dict[str, Any] | str | float
+
+
+class PredictRows(msgspec.Struct):
+    """The body of a predict request to a model of features: rows as lists, as objects of columns, or as texts.
+
+    Where both are given, `inputs` wins over `instances`; other keys are ignored. `parameters` may hold the model's own.
+    """
+
+    instances: Annotated[list[Row], Meta(min_length=1)] | UnsetType = UNSET
+    inputs: Annotated[list[Row], Meta(min_length=1)] | UnsetType = UNSET
+    parameters: dict[str, Any] | None = None
 
 
 class V1Tensor(msgspec.Struct):
@@ -58,9 +72,9 @@ class Predictions(msgspec.Struct):
 
 _PIECE = 64
 """Predictions to encode at a time: a millisecond for embeddings of 384."""
-_predict = msgspec.json.Decoder(Predict)
 _EITHER = {"anyOf": [{"required": ["instances"]}, {"required": ["inputs"]}]}
 _PREDICT = Annotated[Predict, Meta(extra_json_schema=_EITHER)]
+_PREDICT_ROWS = Annotated[PredictRows, Meta(extra_json_schema=_EITHER)]
 
 
 async def predict(exchange: Exchange) -> Reply:
@@ -68,23 +82,24 @@ async def predict(exchange: Exchange) -> Reply:
     model.check_ready()
     exchange.require_json()
     body = await exchange.body()
-    request, event = await exchange.aside(read, exchange, body, model.name)
+    request, event = await exchange.aside(read, exchange, body, model.name, model.takes)
     response = await exchange.infer(model, request)
     answer = encode(await to_answer(response))
     return cloudevents.reply(event, answer, model.name, exchange.context.config) if event else Reply(answer)
 
 
-def read(exchange: Exchange, body: bytes, model_name: str) -> tuple[InferRequest, Event | None]:
+def read(exchange: Exchange, body: bytes, model_name: str, takes: Takes) -> tuple[InferRequest, Event | None]:
     """The request, and the CloudEvent to answer with one, if it came in one.
 
     An event that calls itself application/json is read too and answered plainly, as KServe does.
     """
-    asked, event = decode(body, _predict), cloudevents.of_headers(exchange.headers)
+    decoder, to_request = _READERS[takes]
+    asked, event = decode(body, decoder), cloudevents.of_headers(exchange.headers)
     if event is None and exchange.media_type() == cloudevents.STRUCTURED:
         event = Event({}, structured=True)
     if asked.instances is UNSET and asked.inputs is UNSET and (unwrapped := cloudevents.of_body(body)):
         attributes, data = unwrapped
-        asked = decode(data, _predict)
+        asked = decode(data, decoder)
         event = Event(attributes, structured=True) if event else None
     return to_request(model_name, asked, exchange.id), event
 
@@ -92,11 +107,40 @@ def read(exchange: Exchange, body: bytes, model_name: str) -> tuple[InferRequest
 def to_request(model_name: str, asked: Predict, id: str) -> InferRequest:
     given = asked.instances if asked.inputs is UNSET else asked.inputs
     if given is UNSET:
-        raise InvalidRequest(
-            'The body has neither instances nor inputs; send {"instances": ["a text"]}.', param="instances"
-        )
+        raise _nothing('"a text"')
     instances: list[Instance] = [given] if isinstance(given, str) else [_instance(one) for one in given]
     return InferRequest(model_name, instances, asked.parameters or Params(), id=id, api="v1")
+
+
+def _rows_to_request(model_name: str, asked: PredictRows, id: str) -> InferRequest:
+    given = asked.instances if asked.inputs is UNSET else asked.inputs
+    if given is UNSET:
+        raise _nothing("[1.5, 2.0]")
+    parameters = asked.parameters or {}
+    try:
+        params = msgspec.convert(parameters, Params)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from error
+    return InferRequest(model_name, rows.of_instances(given, parameters), params, id=id, api="v1")
+
+
+def _nothing(example: str) -> InvalidRequest:
+    return InvalidRequest(
+        f'The body has neither instances nor inputs; send {{"instances": [{example}]}}.', param="instances"
+    )
+
+
+class _Reader(NamedTuple):
+    """How a body is read, by what the model takes."""
+
+    decoder: msgspec.json.Decoder[Any]
+    to_request: Callable[[str, Any, str], InferRequest]
+
+
+_READERS: Mapping[Takes, _Reader] = {
+    "texts": _Reader(msgspec.json.Decoder(Predict), to_request),
+    "rows": _Reader(msgspec.json.Decoder(PredictRows), _rows_to_request),
+}
 
 
 def _instance(given: str | TextInstance) -> Instance:
@@ -146,9 +190,11 @@ def routes(context: Context) -> list[Route]:
                 "Predict",
                 Predictions,
                 request=_PREDICT,
+                rows=_PREDICT_ROWS,
                 event=StructuredEvent,
                 errors=REQUEST_ERRORS,
                 example={"instances": ["Paris is the capital of France."]},
+                rows_example={"instances": [[5.1, 3.5, 1.4, 0.2]]},
             ),
         ),
         route(

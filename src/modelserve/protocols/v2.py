@@ -79,7 +79,14 @@ async def infer(exchange: Exchange) -> Reply:
     model.check_ready()
     asked, inputs = await read(exchange)
     request = await exchange.aside(
-        v2_infer.to_request, model.name, inputs, asked.parameters or {}, id=asked.id or exchange.id, api="v2"
+        v2_infer.to_request,
+        model.name,
+        inputs,
+        asked.parameters or {},
+        id=asked.id or exchange.id,
+        api="v2",
+        takes=model.takes,
+        wanted=[output.name for output in asked.outputs or ()],
     )
     response = await exchange.infer(model, request)
     return await write(response, asked, exchange.params.get("version"))
@@ -134,7 +141,18 @@ def _check_control(exchange: Exchange) -> None:
 _EXAMPLE = {
     "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["Paris is the capital of France."]}]
 }
-_INFER = Operation("Infer", Inferred, request=Infer, binary=True, errors=REQUEST_ERRORS, example=_EXAMPLE)
+_ROWS_EXAMPLE = {
+    "inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}],
+}
+_INFER = Operation(
+    "Infer",
+    Inferred,
+    request=Infer,
+    binary=True,
+    errors=REQUEST_ERRORS,
+    example=_EXAMPLE,
+    rows_example=_ROWS_EXAMPLE,
+)
 _METADATA = Operation("Metadata of a model: its inputs and outputs", ModelMetadata, errors=(404,))
 _READY = Operation("Whether a model can answer", ModelReady, not_ready=ModelReady, errors=(404,))
 _INDEX = Operation("The model repository: every model and its state", list[IndexEntry])

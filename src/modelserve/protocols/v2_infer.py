@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from modelserve.errors import InvalidRequest
+from modelserve.protocols import rows
 from modelserve.protocols.exchange import invalid
-from modelserve.types import InferRequest, InferResponse, Instance, Params, Tensor, TextPair, TokenIds
+from modelserve.types import InferRequest, InferResponse, Instance, Params, Rows, Takes, Tensor, TextPair, TokenIds
 
 if TYPE_CHECKING:
     from modelserve.runtime.model import Model
@@ -50,21 +51,33 @@ def to_params(parameters: Mapping[str, Any]) -> Params:
 
 
 def to_request(
-    model_name: str, inputs: Sequence[Tensor], parameters: Mapping[str, Any], *, id: str, api: str
+    model_name: str,
+    inputs: Sequence[Tensor],
+    parameters: Mapping[str, Any],
+    *,
+    id: str,
+    api: str,
+    takes: Takes = "texts",
+    wanted: Sequence[str] = (),
 ) -> InferRequest:
-    """The request that these inputs make.
+    """The request that these inputs make to a model that takes texts, or rows of features (rows.py).
 
-    A tensor named input_ids [N, L], with attention_mask and token_type_ids where given, asks for the network's own
-    logits or hidden states. Otherwise the first input is read, whatever its name, as KServe does: BYTES of shape [N]
-    or [N, 1] for texts, [N, 2] for pairs of texts. Raises InvalidRequest.
+    Of texts: a tensor named input_ids [N, L], with attention_mask and token_type_ids where given, asks for the
+    network's own logits or hidden states. Otherwise the first input is read, whatever its name, as KServe does: BYTES
+    of shape [N] or [N, 1] for texts, [N, 2] for pairs of texts. wanted: names of the outputs that are asked for.
+    Raises InvalidRequest.
     """
     if not inputs:
         raise InvalidRequest(f"inputs is empty. {_WHAT_IS_READ}.", param="inputs")
     named = {tensor.name: tensor for tensor in inputs}
-    raw = TOKEN_IDS in named
-    instances = _token_ids(named) if raw else _texts(inputs[0])
-    if not instances:
-        raise InvalidRequest(f"Input {inputs[0].name!r} is empty; send at least one text.", param="inputs")
+    raw = takes == "texts" and TOKEN_IDS in named
+    instances: list[Instance] | Rows
+    if takes == "rows":
+        instances = rows.of_tensors(inputs, parameters)
+    else:
+        instances = _token_ids(named) if raw else _texts(inputs[0])
+    if not len(instances):
+        raise InvalidRequest(f"Input {inputs[0].name!r} is empty; send at least one {takes[:-1]}.", param="inputs")
     return InferRequest(
         model_name,
         instances,
@@ -74,6 +87,7 @@ def to_request(
         form="tensors",
         raw=raw,
         raw_length=named[TOKEN_IDS].shape[1] if raw else 0,
+        wanted=tuple(wanted),
     )
 
 
@@ -141,7 +155,7 @@ def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
 
     Raises InvalidRequest for a name that the response does not have.
     """
-    if not wanted:
+    if not wanted or response.chosen:
         return response.outputs
     outputs = {tensor.name: tensor for tensor in response.outputs}
     for name in wanted:
@@ -153,9 +167,12 @@ def to_outputs(response: InferResponse, wanted: Sequence[str]) -> list[Tensor]:
     return [outputs[name] for name in dict.fromkeys(wanted)]
 
 
-def to_parameters(response: InferResponse) -> dict[str, int]:
-    """The response's own parameters: tokens_dropped, when truncation dropped any."""
-    return {"tokens_dropped": response.tokens_dropped} if response.tokens_dropped else {}
+def to_parameters(response: InferResponse) -> dict[str, int | str]:
+    """The response's own parameters: tokens_dropped, when truncation dropped any; MLServer's content_type."""
+    found: dict[str, int | str] = {"tokens_dropped": response.tokens_dropped} if response.tokens_dropped else {}
+    if response.content_type:
+        found["content_type"] = response.content_type
+    return found
 
 
 def server_metadata() -> dict[str, Any]:

@@ -104,9 +104,10 @@ def _header_size(value: str, total: int) -> int:
 def _inputs(given: Sequence[InputTensor], raw: memoryview) -> Iterator[Tensor]:
     """The inputs as tensors; `raw` are the bytes behind the JSON, taken in the order of the inputs."""
     for tensor in given:
-        size = (tensor.parameters or {}).get("binary_data_size")
+        parameters = tensor.parameters or {}
+        size, content_type = parameters.get("binary_data_size"), parameters.get("content_type")
         if size is None:
-            yield _of_json(tensor)
+            yield tensors.read_as(_of_json(tensor), content_type)
             continue
         if type(size) is not int or not 0 <= size <= len(raw):
             raise InvalidRequest(
@@ -114,7 +115,7 @@ def _inputs(given: Sequence[InputTensor], raw: memoryview) -> Iterator[Tensor]:
                 f"{len(raw)} are left after the JSON and the inputs before it.",
                 param="binary_data_size",
             )
-        yield tensors.of_bytes(tensor.name, tensor.datatype, tensor.shape, raw[:size])
+        yield tensors.read_as(tensors.of_bytes(tensor.name, tensor.datatype, tensor.shape, raw[:size]), content_type)
         raw = raw[size:]
     if len(raw):
         raise InvalidRequest(f"{len(raw)} bytes are left behind the last input; binary_data_size says how many belong.")
@@ -162,11 +163,17 @@ async def write(response: InferResponse, asked: Infer, version: str | None) -> R
     if any(binary):
         return await _with_bytes(response, outputs, binary, version)
     described = [
-        OutputTensor(o.name, list(o.shape), o.datatype, None, await encode_many(tensors.elements(o), _PIECE))
+        OutputTensor(
+            o.name, list(o.shape), o.datatype, _said(o) or None, await encode_many(tensors.elements(o), _PIECE)
+        )
         for o in outputs
     ]
     answer = Inferred(response.model_name, version, response.id, to_parameters(response) or None, described)
     return Reply(encode(answer))
+
+
+def _said(output: Tensor) -> Parameters:
+    return {"content_type": output.content_type} if output.content_type else {}
 
 
 async def _with_bytes(
@@ -177,15 +184,18 @@ async def _with_bytes(
     parts: list[bytes] = []
     for tensor, as_bytes in zip(outputs, binary, strict=True):
         entry: dict[str, Any] = {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype}
+        parameters = _said(tensor)
         if as_bytes:
             parts.append(tensors.to_bytes(tensor))
-            entry["parameters"] = {"binary_data_size": len(parts[-1])}
+            parameters["binary_data_size"] = len(parts[-1])
         else:
             entry["data"] = await encode_many(tensors.elements(tensor), _PIECE)
+        if parameters:
+            entry["parameters"] = parameters
         described.append(entry)
     head: dict[str, Any] = {"id": response.id, "model_name": response.model_name, "model_version": version}
-    if parameters := to_parameters(response):
-        head["parameters"] = parameters
+    if said := to_parameters(response):
+        head["parameters"] = said
     header = encode(head | {"outputs": described})
     return Reply(
         b"".join((header, *parts)),

@@ -1,4 +1,4 @@
-"""Waiting texts to answers: one queue, one thread per backend stream, one forward pass after another.
+"""Waiting texts (or rows) to answers: one queue, one thread per backend stream, one forward pass after another.
 
 The reply travels with the request: each Entry holds the Reply of its request, and every accepted entry is answered
 with its output, its own error, or shutdown. `reserve` and `Reply` belong to the event loop, `put` to any thread, the
@@ -12,31 +12,31 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from modelserve.backends.base import Backend, DeviceLost, OutOfMemory, Reduce
-from modelserve.errors import InferenceFailed, ModelServeError, NotReady, Overloaded
+from modelserve.backends.base import Backend, DeviceLost, OutOfMemory
+from modelserve.errors import InferenceFailed, InvalidRequest, ModelServeError, NotReady, Overloaded
 from modelserve.runtime import metrics
 from modelserve.runtime.queue import Answered, next_batch, pause_s
-from modelserve.types import Encoding, Output, Timings
+from modelserve.types import Output, Timings, Work
 
 log = logging.getLogger(__name__)
 
 
 class Reply:
-    """The answer to one request, filled text by text. Lives on the event loop; only `cancelled` is read elsewhere."""
+    """The answer to one request, filled piece by piece. Lives on the event loop; only `cancelled` is read elsewhere."""
 
-    __slots__ = ("cancelled", "encodings", "future", "loop", "outputs", "remaining", "timings", "waiting")
+    __slots__ = ("cancelled", "future", "loop", "outputs", "remaining", "timings", "waiting", "work")
 
-    def __init__(self, texts: int) -> None:
+    def __init__(self, inputs: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[list[Output]] = self.loop.create_future()
-        self.encodings: Sequence[Encoding] = ()
-        self.outputs: list[Output] = [None] * texts
-        self.remaining = texts
-        self.waiting = texts
-        """Texts that count towards the queue's size: accepted, in no pass yet."""
+        self.work: Sequence[Work] = ()
+        self.outputs: list[Output] = []
+        self.remaining = 0
+        self.waiting = inputs
+        """Texts or rows that count towards the queue's size: accepted, in no pass yet."""
         self.timings = Timings()
         self.cancelled = False
 
@@ -54,15 +54,16 @@ class Reply:
 
 
 class Entry:
-    """One text in the queue."""
+    """One piece of work in the queue. inputs: how many texts or rows of its request are in it."""
 
-    __slots__ = ("encoding", "index", "length", "put_at", "reply")
+    __slots__ = ("index", "inputs", "length", "put_at", "reply", "work")
 
-    def __init__(self, encoding: Encoding, reply: Reply, index: int, put_at: float) -> None:
-        self.encoding = encoding
+    def __init__(self, work: Work, reply: Reply, index: int, inputs: int, put_at: float) -> None:
+        self.work = work
         self.reply = reply
         self.index = index
-        self.length = len(encoding)
+        self.inputs = inputs
+        self.length = len(work)
         self.put_at = put_at
 
     @property
@@ -80,7 +81,13 @@ class _Pass(NamedTuple):
 class Batcher:
     """The queue of one model and the threads that empty it."""
 
-    def __init__(self, backend: Backend, reduce: Reduce, *, max_queue_size: int) -> None:
+    def __init__(
+        self,
+        backend: Backend[Any, Any],
+        reduce: Callable[[Any, Sequence[Any]], list[Output]],
+        *,
+        max_queue_size: int,
+    ) -> None:
         self._backend = backend
         self._reduce = reduce
         self._max_queue_size = max_queue_size
@@ -100,32 +107,35 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def reserve(self, texts: int) -> Reply:
-        """Accept a request of so many texts, or raise Overloaded (with when to come back) or NotReady."""
+    def reserve(self, inputs: int) -> Reply:
+        """Accept a request of so many texts or rows, or raise Overloaded (with when to come back) or NotReady."""
         with self._changed:
             if self._closed or self.lost:
                 raise NotReady("the server is shutting down" if self._closed else "the device has failed")
-            if self._size + texts > self._max_queue_size:
+            if self._size + inputs > self._max_queue_size:
                 raise Overloaded(
-                    f"{self._size} texts are waiting and {texts} more do not fit the queue of {self._max_queue_size} "
-                    "(--max_queue_size); come back later",
+                    f"{self._size} inputs are waiting and {inputs} more do not fit the queue of "
+                    f"{self._max_queue_size} (--max_queue_size); come back later",
                     retry_after_s=self._drain_s(),
                 )
-            self._size += texts
-            metrics.queue_size.inc(texts)
-        return Reply(texts)
+            self._size += inputs
+            metrics.queue_size.inc(inputs)
+        return Reply(inputs)
 
-    def put(self, encodings: Sequence[Encoding], reply: Reply) -> None:
-        """The texts of an accepted request, tokenised; from any thread."""
+    def put(self, work: Sequence[Work], reply: Reply) -> None:
+        """The work of an accepted request, an input in each piece or all in one; from any thread."""
         now = time.monotonic()
-        reply.encodings = encodings
+        reply.work = work
+        reply.outputs = [None] * len(work)
+        reply.remaining = len(work)
         with self._changed:
             if self._closed or self.lost:
                 _answer(reply, NotReady("the server is shutting down" if self._closed else "the device has failed"))
                 return
             if reply.cancelled:
                 return
-            self._queue.extend(Entry(encoding, reply, i, now) for i, encoding in enumerate(encodings))
+            inputs = reply.waiting // len(work)
+            self._queue.extend(Entry(piece, reply, i, inputs, now) for i, piece in enumerate(work))
             self._changed.notify()
 
     def release(self, reply: Reply) -> None:
@@ -159,10 +169,10 @@ class Batcher:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _leave(self, reply: Reply, texts: int) -> None:
-        reply.waiting -= texts
-        self._size -= texts
-        metrics.queue_size.dec(texts)
+    def _leave(self, reply: Reply, inputs: int) -> None:
+        reply.waiting -= inputs
+        self._size -= inputs
+        metrics.queue_size.dec(inputs)
 
     def _drain_s(self) -> int:
         """Seconds, at the last measured rate, until the queue is empty; 1 to 60."""
@@ -208,29 +218,31 @@ class Batcher:
             self._queue = [entry for i, entry in enumerate(self._queue) if i not in gone]
         for entry in batch:
             if not entry.reply.cancelled:  # a release since then has counted it already
-                self._leave(entry.reply, 1)
+                self._leave(entry.reply, entry.inputs)
         return batch
 
     def _run(self, batch: list[Entry], alone: bool) -> None:
-        """One pass; on failure smaller ones, so that only the text that cannot be computed fails."""
+        """One pass; on failure smaller ones, so that only the work that cannot be computed fails."""
         started = time.monotonic()
-        failure = "the model failed on this input"
+        failed: ModelServeError = InferenceFailed("the model failed on this input")
         try:
-            outputs = self._backend.forward([entry.encoding for entry in batch], self._reduce, alone=alone)
+            outputs = self._backend.forward([entry.work for entry in batch], self._reduce, alone=alone)
+        except InvalidRequest as error:
+            failed = error
         except DeviceLost:
             log.exception("the device has failed; liveness turns false")
             self._lose(batch)
             return
         except OutOfMemory as error:
-            log.warning("out of memory with %d texts of %d tokens: %s", len(batch), _tokens(batch), error)
-            failure = f"the device has no memory for an input of {batch[0].length} tokens"
+            log.warning("out of memory with %d inputs of length %d: %s", len(batch), _tokens(batch), error)
+            failed = InferenceFailed(f"the device has no memory for an input of {batch[0].length} tokens")
         except BaseException:  # custom model code may raise anything; this thread must outlive it
-            log.exception("a forward pass over %d texts of %d tokens failed", len(batch), _tokens(batch))
+            log.exception("a forward pass over %d inputs of length %d failed", len(batch), _tokens(batch))
         else:
             self._deliver(batch, outputs, started, time.monotonic())
             return
         if len(batch) == 1:
-            _answer(batch[0].reply, InferenceFailed(failure))
+            _answer(batch[0].reply, failed)
             return
         middle = len(batch) // 2
         self._run(batch[:middle], alone)
@@ -239,7 +251,7 @@ class Batcher:
     def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
         tokens = _tokens(batch)
         self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * tokens / max(ended - started, 1e-6)
-        metrics.batch_size.observe(len(batch))
+        metrics.batch_size.observe(sum(entry.inputs for entry in batch))
         metrics.batch_tokens.observe(tokens)
         try:
             batch[0].reply.loop.call_soon_threadsafe(_fill, batch, outputs, started, ended)

@@ -42,15 +42,16 @@ class Files:
     """Tensors of the weights, None for pickled ones, which nobody reads before they are loaded."""
 
 
-def resolve(config: Config, progress: hub.Progress) -> Files:
+def resolve(config: Config, progress: hub.Progress, here: Path | None = None) -> Files:
     """The files of --model_id or else of --model_dir, downloaded where they are not here.
 
-    `progress` is told the fraction of the bytes that are here. Raises LoadError.
+    `progress` is told the fraction of the bytes that are here. here: what --model_dir has been brought to already.
+    Raises LoadError.
     """
     weights = partial(choose, allow_pickle=config.allow_pickle)
     small = partial(_small, code=config.trust_remote_code)
     if config.model_id is None:
-        model = tokenizer = _given(config, progress)
+        model = tokenizer = _given(config, progress, here)
         revision = ""
     else:
         model = hub.snapshot(config.model_id, config.model_revision, small=small, large=weights, progress=progress)
@@ -95,11 +96,11 @@ def _nothing(names: Collection[str], directory: Path) -> list[str]:
     return []
 
 
-def _given(config: Config, progress: hub.Progress) -> Path:
+def _given(config: Config, progress: hub.Progress, here: Path | None) -> Path:
     """The directory that --model_dir names, when there is a model in it."""
     given = remote.shown(config.model_dir)
     fetched = remote.is_fetched(config.model_dir)
-    path = remote.fetch(config.model_dir, progress) if fetched else Path(config.model_dir).expanduser()
+    path = here or (remote.fetch(config.model_dir, progress) if fetched else Path(config.model_dir).expanduser())
     if not path.is_dir():
         default = next(field.default for field in fields(Config) if field.name == "model_dir")
         which = "the default of --model_dir; give --model_id or --model_dir" if given == default else "--model_dir"

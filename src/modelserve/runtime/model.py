@@ -1,7 +1,8 @@
 """A model that is served: its life (download, load, warm-up, ready, unloaded) and its answers.
 
-All that a protocol may touch. Knows no protocol. `infer` runs on the event loop and only waits there: texts are
-tokenised on the tokenizer's threads, forward passes run on the backend's.
+All that a protocol may touch. Knows no protocol, and not whether it reads texts or rows: that is its modality's.
+`infer` runs on the event loop and only waits there: texts are tokenised on the tokenizer's threads, forward passes run
+on the backend's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -25,23 +26,11 @@ from modelserve.errors import (
 )
 from modelserve.runtime import metrics
 from modelserve.runtime.batcher import Batcher, Reply
-from modelserve.runtime.excerpt import characters
+from modelserve.runtime.modality import Loaded, Modality
 from modelserve.runtime.pool import Pool
-from modelserve.tasks import raw
-from modelserve.tasks.base import States, Task
-from modelserve.types import Encoding, InferRequest, InferResponse, ModelInfo, Output, Params, TensorSpec
-
-if TYPE_CHECKING:
-    from modelserve.runtime.load import Loaded
+from modelserve.types import InferRequest, InferResponse, ModelInfo, Output, Takes, TensorSpec
 
 log = logging.getLogger(__name__)
-
-_SHORT_CHARS = 100_000
-"""Longer requests are tokenised on a thread of their own: 10 MB take seconds, and short ones never wait for them."""
-_INLINE_TEXTS = 32
-"""More texts than these are shaped on a thread: the event loop must answer a health probe in between."""
-_NOTHING_ASKED = Params()
-"""Parameters may ask for more than the outputs' size tells: 500 words for each of 8 masks take 0.2 s to decode."""
 
 
 class Model:
@@ -73,12 +62,13 @@ class Model:
         return self._loaded.info if self._loaded else None
 
     @property
-    def task(self) -> Task | None:
-        return self._loaded.task if self._loaded else None
+    def task_name(self) -> str | None:
+        return self._loaded.modality.task_name if self._loaded else None
 
     @property
-    def task_name(self) -> str | None:
-        return self._loaded.task.name if self._loaded else None
+    def takes(self) -> Takes:
+        """What a request brings it. Texts, until the model is loaded and can say."""
+        return self._loaded.modality.takes if self._loaded else "texts"
 
     def check_ready(self) -> None:
         """Raises NotReady unless requests are answered now."""
@@ -98,7 +88,9 @@ class Model:
                 self.stage = "failed"
                 self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
                 raise
-            self._batcher = Batcher(self._loaded.backend, self._reduce, max_queue_size=self._config.max_queue_size)
+            self._batcher = Batcher(
+                self._loaded.backend, self._loaded.modality.reduce, max_queue_size=self._config.max_queue_size
+            )
             metrics.load_seconds.set(time.monotonic() - started)
             self._at("ready", 1.0)
         log.info("ready: %s", msgspec.json.encode(self.describe()).decode())
@@ -145,63 +137,53 @@ class Model:
         loaded, batcher = self._loaded, self._batcher
         if loaded is None or batcher is None:  # check_ready has said so already
             raise NotReady(self.reason)
-        texts = len(request.instances)
-        if not texts:
+        inputs = len(request.instances)
+        if not inputs:
             raise InvalidRequest("The request has no inputs; send at least one.")
-        if texts > self._config.max_client_batch_size:
+        if inputs > self._config.max_client_batch_size:
             raise RequestTooLarge(
-                f"The request has {texts} inputs, at most {self._config.max_client_batch_size} are allowed "
+                f"The request has {inputs} inputs, at most {self._config.max_client_batch_size} are allowed "
                 "(--max_client_batch_size)."
             )
-        reply = batcher.reserve(texts)
+        modality = loaded.modality
+        reply = batcher.reserve(inputs)
         try:
-            pool = self._short if _characters(request) <= _SHORT_CHARS else self._long
-            pool.submit(self._preprocess, loaded, batcher, request, reply)
+            pool = self._long if modality.heavy(request) else self._short
+            pool.submit(self._preprocess, modality, batcher, request, reply)
             outputs = await reply.future
         finally:
             batcher.release(reply)
-        small = texts <= _INLINE_TEXTS and sum(getattr(o, "nbytes", 0) for o in outputs) < 65536
-        if small and request.params == _NOTHING_ASKED:
-            return self._respond(loaded, request, reply, outputs)
-        return await asyncio.to_thread(self._respond, loaded, request, reply, outputs)
+        if modality.light(request, outputs):
+            return self._respond(modality, request, reply, outputs)
+        return await asyncio.to_thread(self._respond, modality, request, reply, outputs)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special tokens not counted."""
         self.check_ready()
-        return len(self._loaded.tokenizer.ids(text)) if self._loaded else 0
+        return self._loaded.modality.count_tokens(text) if self._loaded else 0
 
     def inputs(self) -> list[TensorSpec]:
         """V2 metadata."""
-        if self._loaded is None:
-            return []
-        return [
-            TensorSpec("input-0", "BYTES", (-1,)),
-            TensorSpec("input_ids", "INT64", (-1, -1)),
-            TensorSpec("attention_mask", "INT64", (-1, -1)),
-        ]
+        return self._loaded.modality.inputs() if self._loaded else []
 
     def outputs(self) -> list[TensorSpec]:
-        """V2 metadata: the task's outputs, and what input_ids are answered with."""
-        if self._loaded is None:
-            return []
-        return [*self._loaded.task.output_specs(), raw.spec(self._loaded.task, self._loaded.info)]
+        """V2 metadata."""
+        return self._loaded.modality.outputs() if self._loaded else []
 
     def describe(self) -> dict[str, Any]:
         """What is served and how, for /info and the log."""
         if self._loaded is None:
             return {"model_name": self.name, "stage": self.stage, "progress": self.progress}
-        info = self._loaded.info
+        backend = self._loaded.backend
         return {
             "model_name": self.name,
-            "model_id": self._config.model_id or str(info.path),
-            "revision": info.revision,
-            "task": self._loaded.task.name,
+            "task": self.task_name,
             "backend": self._loaded.backend_name,
-            "max_length": info.max_length,
-            "max_batch_tokens": self._loaded.backend.limits.max_batch_tokens,
+            **self._loaded.modality.describe(),
+            "max_batch_tokens": backend.limits.max_batch_tokens,
             "max_client_batch_size": self._config.max_client_batch_size,
             "max_queue_size": self._config.max_queue_size,
-            **self._loaded.backend.describe(),
+            **backend.describe(),
         }
 
     def _at(self, stage: str, progress: float) -> None:
@@ -211,72 +193,30 @@ class Model:
             self.reason = "" if stage == "ready" else f"{stage} in progress"
         self.stage, self.progress = stage, round(progress, 3)
 
-    def _preprocess(self, loaded: Loaded, batcher: Batcher, request: InferRequest, reply: Reply) -> None:
-        """In a tokenizer thread: refuse or queue the texts."""
+    def _preprocess(self, modality: Modality, batcher: Batcher, request: InferRequest, reply: Reply) -> None:
+        """In a thread of the pool: refuse or queue the inputs."""
         if reply.cancelled:
             return
         started = time.perf_counter()
         try:
-            if request.raw:
-                encodings = raw.preprocess(request.instances, loaded.tokenizer)
-                size = raw.answer_bytes(loaded.task, encodings, request.raw_length)
-            else:
-                encodings = loaded.task.preprocess(request.instances, request.params)
-                size = loaded.task.answer_bytes(encodings, request.params)
-            self._check_answer(size)
+            work = modality.preprocess(request)
         except ModelServeError as error:
             reply.loop.call_soon_threadsafe(reply.fail, error)
             return
         except BaseException:  # a panic of the Rust tokenizer is no Exception; it must be answered too
             log.exception("preprocessing failed")
-            reply.loop.call_soon_threadsafe(reply.fail, InferenceFailed("the tokenizer failed on this request"))
+            failed = InferenceFailed("the server failed on this request before the model saw it")
+            reply.loop.call_soon_threadsafe(reply.fail, failed)
             return
         reply.timings.tokenization_s = time.perf_counter() - started
-        batcher.put(encodings, reply)
+        batcher.put(work, reply)
 
-    def _check_answer(self, size: int) -> None:
-        """Raises RequestTooLarge for an answer that the process might not survive: the whole vocabulary for thousands
-        of masks, hidden states for thousands of texts."""
-        limit = self._config.answer_limit
-        if size > limit:
-            raise RequestTooLarge(
-                f"The answer would take about {size} bytes of memory, at most {limit} are allowed (--answer_limit); "
-                "send fewer texts or ask for less of each."
-            )
-
-    def _reduce(self, states: States, encodings: Sequence[Encoding]) -> list[Output]:
-        """In a backend thread, once per batch."""
-        task = self._loaded.task if self._loaded else None
-        if task is None:
-            raise NotReady(self.reason)
-        raws = sum(encoding.raw for encoding in encodings)
-        if not raws:
-            return task.reduce(states, encodings)
-        network = raw.reduce(task, states, encodings)
-        if raws == len(encodings):
-            return network
-        return [n if e.raw else t for n, t, e in zip(network, task.reduce(states, encodings), encodings, strict=True)]
-
-    def _respond(self, loaded: Loaded, request: InferRequest, reply: Reply, outputs: Sequence[Output]) -> InferResponse:
+    def _respond(
+        self, modality: Modality, request: InferRequest, reply: Reply, outputs: Sequence[Output]
+    ) -> InferResponse:
         """Outputs to the answer in the wanted form, and the times into the metrics."""
         started = time.perf_counter()
-        task, params, encodings = loaded.task, request.params, reply.encodings
-        response = InferResponse(
-            model_name=self.name,
-            id=request.id,
-            tokens=[len(encoding) for encoding in encodings],
-            tokens_dropped=sum(encoding.dropped for encoding in encodings),
-            timings=reply.timings,
-        )
-        if request.raw:
-            response.outputs.extend(raw.outputs(task, outputs, request.raw_length))
-        else:
-            values = [task.postprocess(o, e, params) for o, e in zip(outputs, encodings, strict=True)]
-            if request.form == "tensors":
-                response.outputs.extend(task.outputs(values, encodings, params))
-            else:
-                response.predictions.extend(task.predictions(values, encodings, params))
-                response.outputs.extend(task.extra_outputs(values, encodings, params))
+        response = modality.respond(request, reply.work, outputs, reply.timings)
         reply.timings.postprocess_s = time.perf_counter() - started
         self._measure(response)
         return response
@@ -342,8 +282,3 @@ def _load(config: Config, at: Callable[[str, float], None]) -> Loaded:
     from modelserve.runtime.load import load
 
     return load(config, at)
-
-
-def _characters(request: InferRequest) -> int:
-    """Of all that a tokenizer's thread has to read."""
-    return sum(map(characters, request.instances)) + sum(map(len, request.params.targets or ()))

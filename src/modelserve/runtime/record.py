@@ -10,7 +10,7 @@ from prometheus_client import Counter, Histogram
 
 from modelserve.config import Config
 from modelserve.runtime import metrics
-from modelserve.types import InferResponse, Instance
+from modelserve.types import InferResponse, Instance, Rows
 
 log = logging.getLogger("modelserve.request")
 
@@ -27,12 +27,12 @@ def record(
     path: str = "",
     texts: int = 0,
     response: InferResponse | None = None,
-    request_texts: Sequence[Instance] = (),
+    request_texts: Sequence[Instance] | Rows = (),
 ) -> None:
     """Count a finished request and write its line.
 
     code: the HTTP status or the gRPC status's name. request_texts are logged only where --disable_log_requests=false
-    says so, each cut to --max_log_len characters.
+    says so, each (or each row) cut to --max_log_len characters.
     """
     count, duration = _children(api, task or "", code)
     count.inc()

@@ -1,5 +1,7 @@
 """What a task is: three verbs on the path, and the shapes of its answers. Knows no protocol and no backend.
 
+A task of texts is a `Task`. The task of features (prediction.py) has the same verbs, for `Rows` and an `Estimate`.
+
 `preprocess` runs in a tokenizer thread, before any queue: bad input is refused here, for that request alone.
 `reduce` runs once per batch in the backend thread, on the device: keep only what the answers need.
 `postprocess` runs per input on the host; `predictions` and `outputs` shape a whole request's answer.
@@ -8,9 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from modelserve.types import Encoding, Instance, Output, Params, Tensor, TensorSpec
+from modelserve.types import Array, Encoding, Instance, Output, Params, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -108,3 +111,41 @@ class Task(Protocol):
 
     def output_specs(self) -> list[TensorSpec]:
         """The outputs of the model's V2 metadata, with the server's own flags."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a model of features answered to some rows, on the host: one array [N, …], or one for each name.
+
+    array: numbers, or classes with names. texts: a list of texts. table: columns. tensors: named arrays.
+    """
+
+    values: Array | dict[str, Array]
+    form: Literal["array", "texts", "table", "tensors"]
+
+    def __len__(self) -> int:
+        """Rows; -1 where the names do not have equally many."""
+        if not isinstance(self.values, dict):
+            return len(self.values)
+        lengths = {len(column) for column in self.values.values()}
+        return lengths.pop() if len(lengths) == 1 else -1
+
+    @property
+    def size(self) -> int:
+        """Values in it."""
+        if isinstance(self.values, dict):
+            return sum(column.size for column in self.values.values())
+        return self.values.size
+
+    def part(self, start: int, stop: int) -> Answer:
+        """The answer to these rows alone."""
+        if isinstance(self.values, dict):
+            return Answer({name: column[start:stop] for name, column in self.values.items()}, self.form)
+        return Answer(self.values[start:stop], self.form)
+
+
+class Estimate(Protocol):
+    """A model of features over the rows of one pass: what `States` are to a task of texts."""
+
+    def __call__(self, method: str) -> Answer:
+        """Its answer to all of them, in order; computed now. Raises InvalidRequest for input that it refuses."""
