@@ -93,7 +93,8 @@ def main(
                     tell("probing /v2/health/live")
                     rounds.probe(results, servers[0], probing)
             if servers:
-                results.peak_mib = servers[0].child.peak_mib()
+                child = servers[0].child
+                results.peak_mib, results.resident_mib = child.peak_mib(), child.resident_mib()
     found = verdicts(results, servers[0].name if servers else "")
     header = _header(others.share(), load, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]))
     report.show(console, results, found, header, everything)

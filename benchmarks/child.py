@@ -82,9 +82,16 @@ class Child:
         return sum(sum(map(int, _fields(Path(f"/proc/{pid}/stat"))[11:13])) for pid in self._tree()) / _TICKS
 
     def peak_mib(self) -> float:
-        """Peak resident memory (VmHWM) of the process tree; what processes share counts once for each."""
+        """Peak resident memory of the process tree; what processes share counts once for each."""
+        return self._status_mib("VmHWM")
+
+    def resident_mib(self) -> float:
+        """Resident memory now, likewise."""
+        return self._status_mib("VmRSS")
+
+    def _status_mib(self, field: str) -> float:
         lines = (line for pid in self._tree() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+        return sum(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 1024
 
     def _tree(self) -> list[int]:
         parents = {int(stat.parent.name): int(_fields(stat)[1]) for stat in Path("/proc").glob("[0-9]*/stat")}

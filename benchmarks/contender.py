@@ -20,10 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks import texts
+from benchmarks.as_installed import VARIABLE, hidden
 from benchmarks.child import BenchmarkError, Child
 from benchmarks.wire import Api, Vector, openai_base64, predict, v2_binary
 
 MODEL = "minilm"
+AS_INSTALLED = "benchmarks.as_installed"
 APIS = {
     "V1 JSON": predict(f"/v1/models/{MODEL}:predict"),
     "V2 binary": v2_binary(f"/v2/models/{MODEL}/infer"),
@@ -121,13 +123,23 @@ def start_server(stack: ExitStack, folder: Path, options: Sequence[str] = ()) ->
     variables = dict(option.split("=", 1) for option in options if not option.startswith("-") and "=" in option)
     flags = [option for option in options if option not in {f"{k}={v}" for k, v in variables.items()}]
     ports = folder / f"ports-{time.monotonic_ns()}"
-    command = ["modelserve", "serve", "--model_dir", str(texts.model_dir()), "--model_name", MODEL]
+    command = [AS_INSTALLED, "modelserve", "serve", "--model_dir", str(texts.model_dir()), "--model_name", MODEL]
     command += ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0", "--log_level", "warning", *flags]
     child = stack.enter_context(
-        Child(command, folder=folder, environment={**variables, "MODELSERVE_PORTS_FILE": str(ports)})
+        Child(
+            command,
+            folder=folder,
+            environment={**variables, **only_the_product(), "MODELSERVE_PORTS_FILE": str(ports)},
+        )
     )
     child.wait(ports.exists)
     return child, json.loads(ports.read_text())["http_port"]
+
+
+@functools.cache
+def only_the_product() -> dict[str, str]:
+    """The variable that tells `benchmarks.as_installed` what to hide."""
+    return {VARIABLE: ",".join(hidden())}
 
 
 def start_naive(stack: ExitStack, folder: Path) -> tuple[Child, int]:

@@ -47,7 +47,9 @@ def facts(results: Results) -> list[str]:
             f"start until ready {server:.2f} s, the same imports and load alone {bare:.2f} s, {times} times each"
         )
     if results.peak_mib:
-        lines.append(f"peak resident memory of the server {results.peak_mib:.0f} MiB")
+        lines.append(
+            f"resident memory of the server {results.resident_mib:.0f} MiB, at its peak {results.peak_mib:.0f} MiB"
+        )
     clients = [medians(rounds).client_cores for found in results.cells.values() for rounds in found.values()]
     if clients:
         lines.append(f"the load generator took at most {max(clients):.3f} of a core")

@@ -13,7 +13,16 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.child import BenchmarkError, Child
-from benchmarks.contender import Contender, Measure, Served, get, ready, start_server
+from benchmarks.contender import (
+    AS_INSTALLED,
+    Contender,
+    Measure,
+    Served,
+    get,
+    only_the_product,
+    ready,
+    start_server,
+)
 
 Cell = tuple[str, int]
 """(set of texts, concurrency)."""
@@ -32,6 +41,8 @@ class Results:
     """From the start of the process until ready."""
     bare_start_s: list[float] = field(default_factory=list)
     peak_mib: float = 0.0
+    resident_mib: float = 0.0
+    """Of the server's process tree: the most that it ever had, and what it has after the last round."""
 
 
 def check_same_answers(contenders: Sequence[Contender], texts: Sequence[str]) -> float:
@@ -96,8 +107,9 @@ def probe(results: Results, server: Served, seconds: float, *, concurrency: int 
 
 def time_start(results: Results, folder: Path, options: Sequence[str]) -> None:
     """Once the bare script, once the server; nothing else runs meanwhile."""
+    hidden = only_the_product()
     started = time.perf_counter()
-    with Child(["benchmarks.bare"], folder=folder) as bare:
+    with Child([AS_INSTALLED, "benchmarks.bare"], folder=folder, environment=hidden) as bare:
         bare.hear()
         results.bare_start_s.append(time.perf_counter() - started)
     with ExitStack() as stack:

@@ -48,5 +48,7 @@ def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None
     # between two layers on an idle machine. Without a bound it spins for as long as its partner is not scheduled, and
     # a busy neighbour made a pass cost three times the CPU (docs/benchmarks.md).
     environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # MKL keeps each thread's scratch memory for its next product: 15 to 25 MiB for MiniLM, and no time was seen for it.
+    environ.setdefault("MKL_DISABLE_FAST_MM", "1")
     # The runtime tokenises on its own pool of threads; tokenizers' own pool beside it would fight for the same cores.
     environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -23,6 +23,7 @@ import uvicorn
 import uvloop
 
 from modelserve import parent, registry
+from modelserve.backends.memory import limit_arenas
 from modelserve.config import Config
 from modelserve.environment import PORTS_FILE
 from modelserve.errors import ConfigError, LoadError, ModelServeError
@@ -51,6 +52,7 @@ _COLLECT_AFTER = 20_000
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit status. Raises ConfigError when the ports cannot be had, LoadError."""
+    limit_arenas()
     parent.end_with_it(config.shutdown_timeout)
     if config.workers > 1 and not Worker.is_one():
         return int(registry.load("modelserve.supervisor:run")(config))

@@ -98,25 +98,37 @@ class Arrived(Text):
 
 
 def test_a_caller_alone_never_waits() -> None:
-    assert pause_s([Arrived(16)], [], NOBODY, now=10.0) == 0
+    assert pause_s([Arrived(16)], [], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
     just_answered = Answered(texts=1, at=9.999, lasted_s=0.01)
-    assert pause_s([Arrived(16)], [], just_answered, now=10.0) == 0, "it is the one who was answered"
+    assert pause_s([Arrived(16)], [], just_answered, now=10.0, limits=limits("packed", 512)) == 0, (
+        "it is the one who was answered"
+    )
 
 
 def test_little_waits_for_those_who_were_just_answered() -> None:
     last = Answered(texts=8, at=9.999, lasted_s=0.04)
-    assert pause_s([Arrived(16)], [], last, now=10.0) == pytest.approx(0.009)
-    assert pause_s([Arrived(16)] * 8, [], last, now=10.0) == 0, "all are back"
-    assert pause_s([Arrived(16)], [], last, now=10.1) == 0, "they do not come"
-    assert pause_s([Arrived(16)], [], last._replace(lasted_s=9), now=10.0) == pytest.approx(0.019), "bounded"
+    assert pause_s([Arrived(16)], [], last, now=10.0, limits=limits("packed", 512)) == pytest.approx(0.009)
+    assert pause_s([Arrived(16)] * 8, [], last, now=10.0, limits=limits("packed", 512)) == 0, "all are back"
+    assert pause_s([Arrived(16)], [], last, now=10.1, limits=limits("packed", 512)) == 0, "they do not come"
+    assert pause_s(
+        [Arrived(16)], [], last._replace(lasted_s=9), now=10.0, limits=limits("packed", 512)
+    ) == pytest.approx(0.019), "bounded"
 
 
 def test_little_waits_for_a_small_pass_to_end() -> None:
-    assert pause_s([Arrived(64)], [64], NOBODY, now=10.0) == pytest.approx(0.05)
-    assert pause_s([Arrived(64)], [64], NOBODY, now=10.06) == 0
-    assert pause_s([Arrived(16)], [512], NOBODY, now=10.0) == 0, "a large one takes long"
-    assert pause_s([Arrived(16)], [64, 512], NOBODY, now=10.0) == 0
+    assert pause_s([Arrived(64)], [64], NOBODY, now=10.0, limits=limits("packed", 512)) == pytest.approx(0.05)
+    assert pause_s([Arrived(64)], [64], NOBODY, now=10.06, limits=limits("packed", 512)) == 0
+    assert pause_s([Arrived(16)], [512], NOBODY, now=10.0, limits=limits("packed", 512)) == 0, "a large one takes long"
+    assert pause_s([Arrived(16)], [64, 512], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
 
 
-def test_much_never_waits() -> None:
-    assert pause_s([Arrived(100)] * 3, [64], Answered(9, 10.0, 1.0), now=10.0) == 0
+def test_a_full_pass_never_waits() -> None:
+    last = Answered(9, 10.0, 1.0)
+    assert pause_s([Arrived(100)] * 6, [64], last, now=10.0, limits=limits("packed", 512)) == 0
+    assert pause_s([Arrived(100)] * 4, [], last, now=10.0, limits=limits("packed", 512)) == pytest.approx(0.02)
+    assert pause_s([Arrived(100)] * 4, [64], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
+
+
+def test_where_texts_share_no_pass_nobody_waits_for_company() -> None:
+    last = Answered(9, 10.0, 1.0)
+    assert pause_s([Arrived(16)], [], last, now=10.0, limits=limits("single")) == 0

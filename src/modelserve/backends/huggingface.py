@@ -86,6 +86,7 @@ class HuggingFaceBackend:
             max_batch_tokens=max_batch_tokens or BATCH_TOKENS[self.device.type],
             streams=1 if one_at_a_time else self.threads,
         )
+        self._memory.hand_back()  # what the load and the search for a layout needed, and no pass will
         log.info("layout %s: %s", self.verdict.layout, self.verdict.reason)
 
     def forward(self, encodings: Sequence[Encoding], reduce: Reduce, *, alone: bool = True) -> list[Output]:
@@ -99,7 +100,7 @@ class HuggingFaceBackend:
             states = run(self.network, batch, self.verdict.layout, split=self.verdict.split, varlen=self.verdict.varlen)
             reduced = reduce(states, batch)
             del states
-        self._memory.after_pass()
+        self._memory.after_pass(sum(map(len, batch)))
         outputs: list[Output] = [None] * len(order)
         for i, output in zip(order, reduced, strict=True):
             outputs[i] = output

@@ -43,7 +43,7 @@ class Target(Protocol):
     def usage(self, record: Record) -> Usage: ...
 
     def stop(self, record: Record, timeout_s: float | None = None) -> None:
-        """End what serves the run, whose state is STOP, and wait for it; STOPPED afterwards. Legal when nothing does."""
+        """End what serves the run, whose state is STOP, and wait for it; STOPPED afterwards, also when nothing did."""
 
     def delete(self, record: Record) -> None:
         """Remove everything that the target keeps of the run, which is not served any more."""

@@ -92,7 +92,10 @@ class Batcher:
         self._reduce = reduce
         self._max_queue_size = max_queue_size
         self._queue: list[Entry] = []
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._wakes = [threading.Condition(self._lock) for _ in range(backend.limits.streams)]
+        self._idle: set[int] = set()
+        """Streams that wait, each on its own condition, and have not been woken."""
         self._size = 0
         self._closed = False
         self._running: dict[int, _Pass] = {}
@@ -109,7 +112,7 @@ class Batcher:
 
     def reserve(self, inputs: int) -> Reply:
         """Accept a request of so many texts or rows, or raise Overloaded (with when to come back) or NotReady."""
-        with self._changed:
+        with self._lock:
             if self._closed or self.lost:
                 raise NotReady("the server is shutting down" if self._closed else "the device has failed")
             if self._size + inputs > self._max_queue_size:
@@ -128,7 +131,7 @@ class Batcher:
         reply.work = work
         reply.outputs = [None] * len(work)
         reply.remaining = len(work)
-        with self._changed:
+        with self._lock:
             if self._closed or self.lost:
                 _answer(reply, NotReady("the server is shutting down" if self._closed else "the device has failed"))
                 return
@@ -136,12 +139,12 @@ class Batcher:
                 return
             inputs = reply.waiting // len(work)
             self._queue.extend(Entry(piece, reply, i, inputs, now) for i, piece in enumerate(work))
-            self._changed.notify()
+            self._wake()
 
     def release(self, reply: Reply) -> None:
         """Nobody waits for this request any more (or it is done): free what it holds of the queue."""
         reply.cancelled = True
-        with self._changed:
+        with self._lock:
             self._leave(reply, reply.waiting)
 
     def stuck_s(self) -> float:
@@ -155,10 +158,11 @@ class Batcher:
 
     def close(self) -> None:
         """Stop accepting; answer what still waits with NotReady; let running passes end."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             waiting, self._queue = self._queue, []
-            self._changed.notify_all()
+            while self._idle:
+                self._wake()
         for entry in waiting:
             _answer(entry.reply, NotReady("the server is shutting down"))
 
@@ -181,9 +185,11 @@ class Batcher:
 
     def _stream(self, number: int) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._closed and (wait_s := self._pause_s()) > 0:
-                    self._changed.wait(None if wait_s == math.inf else wait_s)
+                    self._idle.add(number)
+                    self._wakes[number].wait(None if wait_s == math.inf else wait_s)
+                    self._idle.discard(number)
                 if self._closed:
                     return
                 batch = self._take()
@@ -194,18 +200,25 @@ class Batcher:
             try:
                 self._run(batch, alone)
             finally:
-                with self._changed:
+                with self._lock:
                     ended, now = self._running.pop(number), time.monotonic()
                     self._last = Answered(len(batch), now, now - ended.started)
                     if self._queue:
-                        self._changed.notify()  # a stream may wait for this pass to end
+                        self._wake()  # a stream may wait for this pass to end
+
+    def _wake(self) -> None:
+        """The first stream that waits looks again: one caller alone meets the same stream, with warm caches."""
+        if self._idle:
+            number = min(self._idle)
+            self._idle.discard(number)
+            self._wakes[number].notify()
 
     def _pause_s(self) -> float:
         """Until a free stream should look again; 0 when it should take a batch now."""
         if not self._queue:
             return math.inf
         running = [one.tokens for one in self._running.values()]
-        return pause_s(self._queue, running, self._last, time.monotonic())
+        return pause_s(self._queue, running, self._last, time.monotonic(), self._backend.limits)
 
     def _take(self) -> list[Entry]:
         free = len(self._threads) - len(self._running)
@@ -259,7 +272,7 @@ class Batcher:
             log.debug("an answer came after the event loop had closed")
 
     def _lose(self, batch: list[Entry]) -> None:
-        with self._changed:
+        with self._lock:
             self.lost = True
             waiting, self._queue = self._queue, []
         for entry in [*batch, *waiting]:

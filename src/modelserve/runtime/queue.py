@@ -46,21 +46,25 @@ class Answered(NamedTuple):
     lasted_s: float
 
 
-def pause_s(waiting: Sequence[Arrived], running_tokens: Sequence[int], last: Answered, now: float) -> float:
+def pause_s(
+    waiting: Sequence[Arrived], running_tokens: Sequence[int], last: Answered, now: float, limits: Limits
+) -> float:
     """Seconds for which a free stream should let what waits grow; 0 to begin at once.
 
     A caller alone never waits: nothing runs, and it is itself who was answered last. In a crowd of callers who ask
     again when they are answered, who begins with the first that is back makes passes of few texts, each mostly
-    overhead. So little waits for those who were just answered, and for a small pass on another stream to end.
+    overhead. So what fills no pass waits for those who were just answered, and little waits for a small pass on another
+    stream to end.
     """
-    if sum(entry.length for entry in waiting) >= _LEAST_SHARE_TOKENS:
+    tokens = sum(entry.length for entry in waiting)
+    if tokens >= limits.max_batch_tokens or limits.layout == "single":
         return 0.0
     returned = sum(entry.put_at > last.at for entry in waiting)
     if returned < last.texts:
         until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
         if until > now:
             return until - now
-    if running_tokens and max(running_tokens) < _LEAST_SHARE_TOKENS:
+    if tokens < _LEAST_SHARE_TOKENS and running_tokens and max(running_tokens) < _LEAST_SHARE_TOKENS:
         return max(0.0, waiting[0].put_at + _COMPANY_S - now)
     return 0.0
 
