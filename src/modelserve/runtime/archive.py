@@ -104,6 +104,8 @@ def _write(members: Iterator[_Member], into: Path, shown: str, arrived: Callable
                 _copy(member, into / path, arrived)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise LoadError(f"{shown} holds {member.name!r} twice") from error
+    if not files:
+        raise LoadError(f"{shown} is an empty archive")
 
 
 def _copy(member: _Member, file: Path, arrived: Callable[[], None]) -> None:

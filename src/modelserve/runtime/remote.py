@@ -49,9 +49,11 @@ def fetch(source: str, progress: Callable[[float], None]) -> Path:
     entry = Entry(models, place.label, place.shown)
     progress = _seldom(progress)
     try:
-        return _from_here(place, entry, progress) if place.scheme == "" else _from_elsewhere(place, entry, progress)
+        path = _from_elsewhere(place, entry, progress) if place.scheme else _from_here(place, entry, progress)
     except OSError as error:
         raise LoadError(disk_reason(error, models)) from error
+    progress(1.0)
+    return path
 
 
 def _seldom(progress: Callable[[float], None]) -> Callable[[float], None]:
@@ -124,6 +126,9 @@ def _current(place: Source, entry: Entry, progress: Callable[[float], None]) -> 
     """What the remote has now. The caller holds the lock."""
     copy = _usable(entry, place)
     part = entry.part()
+    if copy is not None and copy.note.items == part.items:  # killed before it was removed
+        part.clear()
+        part = entry.part()
     # Imported here: httpx2 and fsspec take a while, and a local directory needs neither.
     module = importlib.import_module(f"modelserve.runtime.{'web' if place.scheme.startswith('http') else 'bucket'}")
     share = _DOWNLOADED if place.packed else 1.0
@@ -150,8 +155,6 @@ def _unpack(
             entry.part().clear()  # or a damaged one would stay
             raise
         top = list(files.iterdir())
-        if not top:
-            raise LoadError(f"{place.shown} is an empty archive")
         root = top[0].name if len(top) == 1 and top[0].is_dir() else ""
         return entry.publish(files, items, root=root, sha256=place.sha256)
 

@@ -73,7 +73,7 @@ class Source:
         """Name of its folder in the cache: for people, and then unique."""
         readable = self.name or self.shown.rstrip("/").rpartition("/")[2]
         readable = re.sub(r"[^\w.-]", "_", readable.partition(".")[0])[:40].strip("._") or "model"
-        return f"{readable}-{hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+        return f"{readable}-{hashlib.sha256(f'{self.packed} {self.key}'.encode()).hexdigest()[:16]}"
 
 
 def is_url(source: str) -> bool:
@@ -104,7 +104,9 @@ def parse(source: str) -> Source:
     packed = scheme.startswith("zip+")  # zip+s3://…, as the platforms' paths have it
     scheme = scheme.removeprefix("zip+")
     if scheme in _HUB:
-        raise LoadError(f"{shown(source)} is a model of the Hugging Face hub; give it as --model_id {rest}")
+        model, colon, revision = rest.partition(":")
+        also = f" --model_revision {revision}" if colon else ""
+        raise LoadError(f"{shown(source)} is a model of the Hugging Face hub; give it as --model_id {model}{also}")
     if scheme == "store":
         raise LoadError(
             f"{shown(source)} is an entry of a platform's registry, which is not asked here; give the path that it "
@@ -112,7 +114,7 @@ def parse(source: str) -> Source:
         )
     if scheme not in _KNOWN:
         known = ", ".join(f"{name}://" for name in _KNOWN)
-        raise LoadError(f"{shown(source)} is at no place that is known here; give a local path or one of {known}")
+        raise LoadError(f"{shown(source)} has a scheme that is not known here; give a local path or one of {known}")
     rest, sha256 = _digest(rest, source)
     if scheme == "file":
         host, slash, path = rest.partition("/")
@@ -138,7 +140,8 @@ def _bucket(scheme: str, rest: str, packed: bool, sha256: str | None) -> Source:
     name = path.rpartition("/")[2]
     # Two stores may have buckets of one name.
     store = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    key = f"{store} {url}" if scheme.startswith("s3") else url
+    # A folder is given with and without a slash at its end.
+    key = (f"{store} {url}" if scheme.startswith("s3") else url).rstrip("/")
     return Source(scheme, url, url, key, name, bool(name) and (packed or is_archive(name)), sha256)
 
 

@@ -37,7 +37,11 @@ def bring(
         size = part.items[source.name].size
         progress(part.size(source.name) / size if size else 0.0)
 
-    with httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
+    try:
+        client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
+    except (ValueError, ImportError) as error:  # an unknown scheme, or SOCKS without its package
+        raise LoadError("the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is none that can be used") from error
+    with client:
         ask = partial(_ask, client, source, part, copy)
         return receive(part, source.name, ask, shown=source.shown, arrived=arrived, pauses_s=pauses_s)
 
