@@ -31,7 +31,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": SHARED,
     "deploy": SHARED | {"client"},
     "demo": SHARED | {"client"},
-    "cli": SHARED | {"server", "deploy", "client"},
+    "listing": BOTTOM,
+    "run_line": SHARED | {"deploy"},
+    "commands": SHARED | {"deploy", "client", "listing", "run_line"},
+    "cli": SHARED | {"server", "deploy", "client", "commands"},
     "__main__": {"cli"},
 }
 """Folder or file of the package -> what of the package it may import besides itself. Rows of the registry are strings,

@@ -1,7 +1,8 @@
 """The command `modelserve`: one function for each of its commands.
 
 Knows how commands are written, not what they do; what does it is imported when its command runs, so that `--help` is
-quick. Errors become one line on stderr: exit status 2 for a wrong command line, 1 for a model that cannot be served.
+quick. Errors become one line on stderr: exit status 2 for a wrong command line, 3 for what is not there, 4 for a wait
+that was too short, 1 for what failed, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 
 import click
 
-from modelserve import flags, registry
+from modelserve import commands, flags, registry
 from modelserve.environment import environment_defaults
-from modelserve.errors import ConfigError, LoadError
+from modelserve.errors import ConfigError, EntityNotFound, LoadError, ModelServeError, WaitTimeout
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -68,6 +69,10 @@ def serve(argv: list[str]) -> int:
     return status
 
 
+for command in commands.COMMANDS:
+    modelserve.add_command(command)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's when None is given) and return its exit status."""
     try:
@@ -81,6 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.message, 1)
     except ConfigError as error:
         return _fail(error.message, 2)
+    except EntityNotFound as error:
+        return _fail(error.message, 3)
+    except WaitTimeout as error:
+        return _fail(error.message, 4)
+    except ModelServeError as error:
+        return _fail(error.message, 1)
     except click.Abort:  # click's name for Ctrl-C
         return 130
     return status or 0

@@ -108,6 +108,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     return _checked({parameter.name: _value(parameter, said, text) for parameter, (said, text) in given.items()})
 
 
+def given(argv: Sequence[str]) -> dict[str, Any]:
+    """What a command line says, by the table's names, and nothing that it leaves to defaults. Raises ConfigError."""
+    return {parameter.name: _value(parameter, said, text) for parameter, said, text in _from_argv(argv)}
+
+
+def is_switch(name: str) -> bool:
+    """Whether a flag of this name, in snake_case, may stand without a value."""
+    return name in _BY_NAME and _BY_NAME[name].type is bool
+
+
 def from_keywords(**keywords: Any) -> Config:
     """The configuration that Python keywords ask for; values of the field's type, or text. Raises ConfigError."""
     values: dict[str, Any] = {}

@@ -34,6 +34,10 @@ PROTOCOLS: dict[str, str] = {
     "docs": "modelserve.protocols.docs:routes",
 }
 
+TARGETS: dict[str, str] = {
+    "local": "modelserve.deploy.local:LocalTarget",
+}
+
 
 def load(row: str) -> Any:
     """The object that a row names. Raises ImportError or AttributeError, which only a broken row can cause."""

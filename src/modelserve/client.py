@@ -1,0 +1,155 @@
+"""Talks to a running server: any route with `invoke`, the model's answers as Python values with `predict`.
+
+Knows the server's routes, not how it was started. Blocking; each method has an async twin that runs it on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from modelserve.errors import InvokeError
+
+if TYPE_CHECKING:
+    import httpx2
+
+TIMEOUT_S = 310.0
+"""A little more than the server's own --request_timeout, whose answer says more than a broken connection."""
+
+
+class Client:
+    """A server at `url` (with or without http://) and the model that it serves under `model_name`."""
+
+    def __init__(self, url: str, model_name: str = "model", *, timeout: float = TIMEOUT_S) -> None:
+        self.url = url if "://" in url else f"http://{url}"
+        self.model_name = model_name
+        self._timeout = timeout
+        self._client: httpx2.Client | None = None
+
+    def invoke(
+        self,
+        *,
+        model_name: str | None = None,
+        path: str | None = None,
+        url: str | None = None,
+        method: str | None = None,
+        **request: Any,
+    ) -> httpx2.Response:
+        """One request, V2's infer of the model unless `path` or `url` says otherwise; the response as it is.
+
+        url: a whole URL of this server, with or without a scheme. method: POST with a body (json, data, files, content)
+        and GET without one, unless given. request: further keywords of httpx2's `request`, such as headers, params
+        and timeout. Raises InvokeError when the server cannot be reached or `url` is another's.
+        """
+        if url is not None:
+            path = self._path_of(url)
+        elif path is None:
+            path = f"/v2/models/{model_name or self.model_name}/infer"
+        body = any(request.get(name) is not None for name in ("json", "data", "files", "content"))
+        with self._errors():
+            return self._open().request(
+                method or ("POST" if body else "GET"), self.url + "/" + path.lstrip("/"), **request
+            )
+
+    def predict(self, inputs: Any, **parameters: Any) -> Any:
+        """The answers to texts (or pairs of texts, or rows of numbers), in order; one text is answered by one value.
+
+        parameters: the request's own, such as top_k or return_probabilities. Raises InvokeError with the server's
+        words.
+        """
+        alone = isinstance(inputs, str)
+        instances = [_instance(one) for one in ([inputs] if alone else _listed(inputs))]
+        body: dict[str, Any] = {"instances": instances} | ({"parameters": parameters} if parameters else {})
+        response = checked(self.invoke(path=f"/v1/models/{self.model_name}:predict", json=body))
+        predictions = response.json()["predictions"]
+        return predictions[0] if alone else predictions
+
+    def ready(self) -> dict[str, Any]:
+        """{"ready": true}, or how far the load is: stage, and progress from 0 to 1. Raises InvokeError when nobody
+        answers."""
+        state: dict[str, Any] = self.invoke(path="/v2/health/ready", method="GET").json()
+        return state
+
+    def info(self) -> dict[str, Any]:
+        """What is served and how: model, task, dtype, device, versions."""
+        described: dict[str, Any] = checked(self.invoke(path="/info", method="GET")).json()
+        return described
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics, by its name with its labels, as Prometheus writes it."""
+        lines = checked(self.invoke(path="/metrics", method="GET")).text.splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    async def ainvoke(self, **request: Any) -> httpx2.Response:
+        return await asyncio.to_thread(self.invoke, **request)
+
+    async def apredict(self, inputs: Any, **parameters: Any) -> Any:
+        return await asyncio.to_thread(self.predict, inputs, **parameters)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _open(self) -> httpx2.Client:
+        import httpx2  # here, so that `import modelserve` stays light
+
+        if self._client is None:
+            self._client = httpx2.Client(timeout=self._timeout, trust_env=not _is_loopback(self.url))
+        return self._client
+
+    def _path_of(self, url: str) -> str:
+        plain, own = url.partition("://")[2] or url, self.url.partition("://")[2]
+        if plain != own and not plain.startswith((own + "/", own + "?")):
+            raise InvokeError(f"{url!r} is no URL of this server, whose URLs begin with {self.url}")
+        return plain.removeprefix(own)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import httpx2
+
+        try:
+            yield
+        except httpx2.TimeoutException as error:
+            raise InvokeError(f"{self.url} did not answer within {self._timeout:g} s") from error
+        except httpx2.HTTPError as error:
+            raise InvokeError(f"{self.url} cannot be asked: {error}") from error
+
+
+def checked(response: httpx2.Response) -> httpx2.Response:
+    """The response, which is no error. Raises InvokeError with the server's own sentence."""
+    if response.is_success:
+        return response
+    try:
+        said = response.json()["error"]
+        sentence = said["message"] if isinstance(said, Mapping) else str(said)
+    except (ValueError, KeyError, TypeError):
+        sentence = response.text[:500]
+    raise InvokeError(f"{response.status_code}: {sentence}", status=response.status_code)
+
+
+def _listed(inputs: Any) -> Sequence[Any]:
+    """A list of inputs; an array or a table of numbers by its rows."""
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):  # a DataFrame: the names of its columns matter
+        rows: list[Any] = inputs.to_dict("records")
+        return rows
+    if hasattr(inputs, "tolist"):
+        listed: list[Any] = inputs.tolist()
+        return listed
+    return list(inputs)
+
+
+def _instance(one: Any) -> Any:
+    """A pair of texts as V1 writes it; anything else as it is."""
+    if isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in one):
+        return {"text": one[0], "text_pair": one[1]}
+    return one
+
+
+def _is_loopback(url: str) -> bool:
+    """A proxy of the environment is not asked for this machine."""
+    host = url.partition("://")[2].partition("/")[0].rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,254 @@
+"""Makes, finds, lists and deletes entities: what `import modelserve` offers, and a Project under its own name.
+
+One store for each URL and process. Knows no target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from modelserve.deploy import documents
+from modelserve.deploy import function as functions
+from modelserve.deploy import project as projects
+from modelserve.deploy import run as runs
+from modelserve.deploy.function import Function
+from modelserve.deploy.home import store_url
+from modelserve.deploy.record import Record, new_id, now
+from modelserve.deploy.reference import SCHEME, check_name, function_string, parse_function_string, parse_key
+from modelserve.deploy.run import Run
+from modelserve.deploy.store import Store
+from modelserve.deploy.task import Task
+from modelserve.errors import ConfigError, EntityExists, EntityNotFound
+
+
+def store() -> Store:
+    """The store that the environment names now."""
+    return _store(store_url())
+
+
+@lru_cache(maxsize=8)
+def _store(url: str) -> Store:
+    return Store(url)
+
+
+def new_project(name: str, description: str | None = None, labels: list[str] | None = None) -> projects.Project:
+    """Raises EntityExists, ConfigError for a name that is none."""
+    time = now()
+    record = Record(
+        project=check_name("name", name),
+        type="project",
+        kind="project",
+        name=name,
+        id=name,
+        metadata={"created": time, "updated": time, "description": description, "labels": labels or []},
+        status={"state": "CREATED"},
+    )
+    return projects.Project(store().create(record), store())
+
+
+def get_project(name: str) -> projects.Project:
+    """Raises EntityNotFound."""
+    kept = store()
+    return projects.Project(kept.get("project", name, name), kept)
+
+
+def get_or_create_project(
+    name: str, description: str | None = None, labels: list[str] | None = None
+) -> projects.Project:
+    try:
+        return get_project(name)
+    except EntityNotFound:
+        try:
+            return new_project(name, description, labels)
+        except EntityExists:  # another process made it just now
+            return get_project(name)
+
+
+def list_projects() -> list[projects.Project]:
+    """Newest first."""
+    kept = store()
+    return [projects.Project(record, kept) for record in kept.list("project")]
+
+
+def delete_project(name: str, cascade: bool = True) -> None:
+    """Remove it; with `cascade` its runs are stopped and all that it holds goes, its secrets too. Raises
+    EntityNotFound, and ConfigError without `cascade` while it holds something."""
+    project = get_project(name)
+    kept = store()
+    held = [*kept.list("function", name), *kept.list("run", name), *kept.list("task", name)]
+    if held and not cascade:
+        raise ConfigError(
+            f"the project {name} has {len(held)} functions, tasks and runs; delete them first, or cascade"
+        )
+    for record in held:
+        if record.type == "run":
+            Run(record, kept).delete()
+    for record in held:
+        kept.delete(record.type, name, record.id)
+    for secret in kept.list_secrets(name):
+        kept.delete_secret(name, secret)
+    kept.delete("project", project.name, project.name)
+
+
+def new_function(
+    project: str,
+    name: str,
+    kind: str,
+    uuid: str | None = None,
+    description: str | None = None,
+    labels: list[str] | None = None,
+    **spec: Any,
+) -> Function:
+    """A new version where there is a function of that name. spec: path, model_name, image. The project is made where
+    there is none. Raises ConfigError."""
+    record = functions.new_record(check_name("project", project), name, kind, uuid, description, labels, **spec)
+    get_or_create_project(project)
+    kept = store()
+    return Function(kept.create(record), kept)
+
+
+def get_function(identifier: str, project: str | None = None, entity_id: str | None = None) -> Function:
+    """By its key, or by name within a project: the newest version, or the one of `entity_id`. Raises EntityNotFound."""
+    kept = store()
+    if identifier.startswith(SCHEME):
+        key = parse_key(identifier)
+        project, identifier, entity_id = key.project, key.name, key.id or entity_id
+    elif project is None:
+        raise ConfigError("a function is found by its key, or by its name and project=")
+    if entity_id:
+        return Function(kept.get("function", project, entity_id), kept)
+    return Function(kept.latest("function", project, identifier), kept)
+
+
+def get_function_versions(identifier: str, project: str | None = None) -> list[Function]:
+    """All versions of that name, newest first."""
+    newest = get_function(identifier, project)
+    kept = store()
+    return [Function(one, kept) for one in kept.list("function", newest.project, name=newest.name)]
+
+
+def list_functions(
+    project: str | None = None,
+    *,
+    name: str | None = None,
+    kind: str | None = None,
+    versions: Literal["latest", "all"] = "latest",
+) -> list[Function]:
+    """Newest first; the newest version of each unless versions="all"."""
+    kept = store()
+    return [Function(one, kept) for one in kept.list("function", project, name=name, kind=kind, versions=versions)]
+
+
+def delete_function(
+    identifier: str,
+    project: str | None = None,
+    entity_id: str | None = None,
+    delete_all_versions: bool = False,
+    cascade: bool = True,
+) -> None:
+    """By key or id one version; by name only with delete_all_versions=True. Raises EntityNotFound, ConfigError."""
+    one = entity_id or (identifier.startswith(SCHEME) and parse_key(identifier).id)
+    if not one and not delete_all_versions:
+        raise ConfigError(f"{identifier!r} names every version; give entity_id=, or delete_all_versions=True")
+    found = [get_function(identifier, project, entity_id)] if one else get_function_versions(identifier, project)
+    for function in found:
+        function.delete(cascade=cascade)
+
+
+def get_task(key: str) -> Task:
+    """By its key. Raises EntityNotFound."""
+    kept, parsed = store(), parse_key(key)
+    return Task(kept.get("task", parsed.project, parsed.id), kept)
+
+
+def list_tasks(project: str | None = None, *, kind: str | None = None) -> list[Task]:
+    kept = store()
+    return [Task(one, kept) for one in kept.list("task", project, kind=kind)]
+
+
+def delete_task(key: str) -> None:
+    get_task(key).delete()
+
+
+def get_run(identifier: str, project: str | None = None) -> Run:
+    """By its key, or by its id (or the first characters of one) in a project or in all. Raises EntityNotFound, and
+    ConfigError where several begin so."""
+    kept = store()
+    if identifier.startswith(SCHEME):
+        key = parse_key(identifier)
+        return Run(kept.get("run", key.project, key.id), kept).refresh()
+    found = [one for one in kept.list("run", project) if one.id.startswith(identifier)] if identifier else []
+    if len(found) > 1:
+        raise ConfigError(f"{len(found)} runs begin with {identifier!r}; give more of the id")
+    if not found:
+        raise EntityNotFound(f"there is no run {identifier!r}" + (f" in the project {project}" if project else ""))
+    return Run(found[0], kept).refresh()
+
+
+def list_runs(
+    project: str | None = None, *, state: str | None = None, kind: str | None = None, function: str | None = None
+) -> list[Run]:
+    """As they are now, newest first. function: a reference string, or a name in the project."""
+    kept = store()
+    if function is not None and "://" not in function:
+        versions = get_function_versions(function, project)
+        listed: Sequence[Record] = [
+            record for one in versions for record in kept.list("run", one.project, function=one.reference, kind=kind)
+        ]
+    else:
+        listed = kept.list("run", project, function=function, kind=kind)
+    return runs.observed(list(listed), kept, state)
+
+
+def delete_run(identifier: str, project: str | None = None) -> None:
+    """Stop it and remove it. Raises EntityNotFound."""
+    get_run(identifier, project).delete()
+
+
+def import_function(file: str | Path, project: str | None = None, reset_id: bool = False) -> Function:
+    """The function in an export, with its tasks. project: another one than it came from. reset_id: a new version.
+
+    Raises ConfigError for a file that is no such export, EntityExists for an id that is there already.
+    """
+    records = documents.read(file)
+    wanted = [record for record in records if record.type == "function"]
+    if len(wanted) != 1 or any(record.type not in ("function", "task") for record in records):
+        raise ConfigError(f"{file} holds no single function with its tasks; import_project reads a whole project")
+    name = check_name("project", project or wanted[0].project)
+    get_or_create_project(name)
+    return _imported(records, name, reset_id)[0]
+
+
+def import_project(file: str | Path, reset_id: bool = False) -> projects.Project:
+    """A project with its functions and tasks, from an export. Raises ConfigError, EntityExists."""
+    records = documents.read(file)
+    found = [record for record in records if record.type == "project"]
+    if len(found) != 1:
+        raise ConfigError(f"{file} holds no project; import_function reads a function")
+    project = new_project(found[0].name, **{k: found[0].metadata.get(k) for k in ("description", "labels")})
+    _imported(records, project.name, reset_id)
+    return project
+
+
+def _imported(records: list[Record], project: str, reset_id: bool) -> list[Function]:
+    """Functions with their tasks, whose references follow a new id or project."""
+    kept, made = store(), {}
+    for record in records:
+        if record.type == "function":
+            old = function_string(record.kind, record.project, record.name, record.id)
+            id = new_id() if reset_id else record.id
+            metadata = record.metadata | {"version": id, "updated": now()}
+            one = record.replace(project=project, id=id, metadata=metadata, status={"state": "CREATED"})
+            made[old] = Function(kept.create(one), kept)
+    for record in records:
+        if record.type == "task":
+            function = made.get(record.spec.get("function", ""))
+            if function is None:
+                named = parse_function_string(record.spec.get("function", "")).name
+                raise ConfigError(f"a task in the file is of the function {named}, which is not in the file")
+            own = {name: value for name, value in record.spec.items() if name != "function"}
+            function.new_task(record.kind.rpartition("+")[2], **own)
+    return list(made.values())

@@ -1,0 +1,53 @@
+"""The server's command line and environment for a run's sealed spec: the same words on every target.
+
+Pure; knows no target and starts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from modelserve import flags
+from modelserve.deploy import paths
+from modelserve.deploy.kinds import KINDS
+from modelserve.deploy.parameters import server_config
+from modelserve.deploy.quantity import cores
+
+_PORTS = ("http_port", "grpc_port")
+
+
+def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit_threads: bool = False) -> list[str]:
+    """Words after `modelserve serve`, without the ports, which are the target's.
+
+    kind: the function's. processes: workers behind one port. limit_threads: whether the cpu of `resources` bounds the
+    threads, where nothing else does. Raises ConfigError.
+    """
+    config = server_config(spec)
+    config |= {"model_name": spec["model_name"], **paths.parse(spec["path"]).server}
+    if KINDS[kind].model_format:
+        config["model_format"] = KINDS[kind].model_format
+    if processes > 1:
+        config["workers"] = processes
+    if limit_threads and (threads := cpu_threads(spec)):
+        config["threads"] = threads
+    return flags.to_args(flags.from_keywords(**{name: value for name, value in config.items() if name not in _PORTS}))
+
+
+def ports(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """HTTP and gRPC, as the run asks for them; 0 where it does not."""
+    config = server_config(spec)
+    return config.get("http_port", 0), config.get("grpc_port", 0)
+
+
+def cpu_threads(spec: Mapping[str, Any]) -> int | None:
+    """Threads for the cpu limit, or else the request; None without either."""
+    cpu = spec.get("resources", {}).get("cpu", {})
+    amount = cpu.get("limits", cpu.get("requests"))
+    return None if amount is None else max(1, math.ceil(cores(amount)))
+
+
+def environment(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The run's envs, without its secrets."""
+    return {one["name"]: one["value"] for one in spec.get("envs", ())}

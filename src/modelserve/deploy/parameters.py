@@ -1,0 +1,142 @@
+"""What `function.run()` and the task take: the parameters of a pod, here, and those of the server, from config.py.
+
+One row a parameter: how it is read, what it means, and whether it means something on this machine. The docs' table and
+the command line derive from it. Pure; knows no store and no target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from modelserve import flags
+from modelserve.deploy import shapes
+from modelserve.errors import ConfigError
+
+ACTIONS = ("serve",)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """read: (name, value as given) -> value as kept in the spec, JSON; raises ConfigError. here: what it does when the
+    target is this machine, "" where it is only kept for another target. run_only: never on a task."""
+
+    name: str
+    read: Callable[[str, object], Any]
+    help: str
+    here: str = ""
+    run_only: bool = False
+
+
+POD: tuple[Row, ...] = (
+    Row("node_selector", shapes.node_selector, "Labels of the nodes to run on: [{key, value}], or a mapping."),
+    Row(
+        "volumes",
+        shapes.volumes,
+        "Volumes: [{volume_type, name, mount_path, spec}].",
+        here="a host_path must exist; the others are kept",
+    ),
+    Row(
+        "resources",
+        shapes.resources,
+        'Requests and limits: {"cpu": "2"} or {"cpu": {"requests": "1", "limits": "2"}}; cpu, mem, gpu, disk.',
+        here="cpu: threads of the forward passes; mem: a cgroup's limit where one can be made, else a warning",
+    ),
+    Row("affinity", shapes.affinity, "Kubernetes' affinity, keys in camelCase or snake_case."),
+    Row("tolerations", shapes.tolerations, "[{key, operator, value, effect, toleration_seconds}]."),
+    Row("envs", shapes.envs, "Environment variables: [{name, value}], or a mapping.", here="the server's environment"),
+    Row("secrets", shapes.texts, "Names of the project's secrets.", here="the server's environment, each by its name"),
+    Row("profile", shapes.text, "Name of a file of defaults.", here="its defaults are taken"),
+    Row("replicas", shapes.count, "How many servers.", here="worker processes behind one port"),
+    Row("service_type", shapes.service_type, "ClusterIP, NodePort, LoadBalancer or ExternalName."),
+    Row("service_name", shapes.service_name, "A stable name, which moves to the newest run."),
+    Row("runtime_class", shapes.text, "RuntimeClass of the pods."),
+    Row("priority_class", shapes.text, "PriorityClass of the pods."),
+    Row("path", shapes.text, "Another path, below the function's.", here="what is served", run_only=True),
+    Row("model_name", shapes.text, "Another name to serve it under.", here="the name in the paths", run_only=True),
+    Row("image", shapes.text, "Another image.", run_only=True),
+    Row("args", shapes.texts, "Further flags of the server.", here="the server's command line", run_only=True),
+)
+
+_ROWS = {row.name: row for row in POD}
+_OF_THE_FUNCTION = {
+    "model_id": "path",
+    "model_dir": "path",
+    "model_revision": "path (hf://org/name:revision)",
+    "workers": "replicas",
+    "threads": "resources (cpu)",
+    "task": "huggingface_task",
+}
+"""Flags of the server that a run says in other words."""
+SERVER: tuple[flags.Parameter, ...] = tuple(p for p in flags.PARAMETERS if p.name not in _OF_THE_FUNCTION)
+"""Parameters of the server that are keywords under their own names, beside huggingface_task."""
+_SERVER_NAMES = (
+    {"huggingface_task": "task"} | {name: p.name for p in SERVER for name in p.names} | {"model_name": "model_name"}
+)
+
+NO_CLASSES = ("text_embedding", "text_generation", "text2text_generation")
+
+
+def read(given: Mapping[str, Any], *, on: str = "run") -> dict[str, Any]:
+    """Keywords as a spec keeps them; those that are None are as if not given. on: "run" or "task".
+
+    Raises ConfigError for an unknown keyword, with the nearest name, and for a value that is not allowed.
+    """
+    spec: dict[str, Any] = {}
+    for name, value in given.items():
+        row = _ROWS.get(name)
+        if row is None and name not in _SERVER_NAMES:
+            raise ConfigError(_unknown(name))
+        if row is not None and row.run_only and on == "task":
+            raise ConfigError(f"{name} belongs to a run, not to its task; give it to run()")
+        if value is None:
+            continue
+        spec[name] = row.read(name, value) if row else _server_value(name, value)
+    server_config(spec)
+    return spec
+
+
+def server_config(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec's parameters of the server, by the names of config.Config.
+
+    Raises ConfigError when they contradict each other, or `args` is no command line of the server.
+    """
+    keywords = {_SERVER_NAMES[name]: value for name, value in spec.items() if name in _SERVER_NAMES}
+    config = flags.from_keywords(**keywords)
+    if args := spec.get("args"):
+        for word in args:
+            name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+            if word.startswith("--") and name in _OF_THE_FUNCTION and name != "task":
+                raise ConfigError(f"args has {word}; say it with {_OF_THE_FUNCTION[name]}")
+        config = flags.parse([*flags.to_args(config), *args], {})
+    return {p.name: getattr(config, p.name) for p in flags.PARAMETERS if getattr(config, p.name) != p.default}
+
+
+def kept_only(spec: Mapping[str, Any]) -> list[str]:
+    """The parameters in it that mean nothing on this machine."""
+    return [row.name for row in POD if row.name in spec and not row.here]
+
+
+def merge(run: Mapping[str, Any], task: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The one rule: run over task over profile; a parameter is taken whole."""
+    return {**profile, **task, **run}
+
+
+def _server_value(name: str, value: object) -> Any:
+    """The value as Config has it, checked by the table's own rules; a tuple as a list, since JSON has no other."""
+    field = _SERVER_NAMES[name]
+    try:
+        config = flags.from_keywords(**{name: value})
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("--task", "huggingface_task")) from error
+    kept = getattr(config, field)
+    return list(kept) if isinstance(kept, tuple) else kept
+
+
+def _unknown(name: str) -> str:
+    if name in _OF_THE_FUNCTION:
+        return f"unknown parameter {name}; it is said with {_OF_THE_FUNCTION[name]}"
+    near = get_close_matches(name, [*_ROWS, *_SERVER_NAMES], n=1)
+    return f"unknown parameter {name}" + (f"; did you mean {near[0]}?" if near else "")

@@ -1,0 +1,76 @@
+"""Where a function's model is: the schemes that users type, and what the server is told for each.
+
+Pure, but for looking whether a local path is there; nothing is downloaded here, the server does that.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modelserve.errors import ConfigError
+
+HUB = ("hf", "huggingface")
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<revision>[\w./-]+))?/?")
+REMOTE = ("s3", "http", "https", "file", "zip+s3", "zip+http", "zip+https", "gs", "az", "abfs")
+
+
+class Where(NamedTuple):
+    """A path, understood. scheme: "" for a local one. server: the parameters that tell it to the server."""
+
+    scheme: str
+    server: dict[str, Any]
+
+    @property
+    def local(self) -> Path | None:
+        return Path(self.server["model_dir"]) if not self.scheme else None
+
+
+def parse(path: str) -> Where:
+    """Raises ConfigError for a scheme that nobody here reads."""
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        return Where("", {"model_dir": path})
+    scheme = scheme.lower()
+    if scheme in HUB:
+        found = _HUB_ID.fullmatch(rest)
+        if found is None:
+            raise ConfigError(f"path is {path!r}; a model on the hub is hf://org/name or hf://org/name:revision")
+        revision = {"model_revision": found["revision"]} if found["revision"] else {}
+        return Where("hf", {"model_id": found["id"], **revision})
+    if scheme == "store":
+        raise ConfigError(
+            f"path is {path!r}, a model of a DigitalHub platform, which is not asked here; give the path that the "
+            "model has there (s3://…, hf://…) or a local directory"
+        )
+    if scheme in REMOTE and rest:
+        return Where(scheme, {"model_dir": f"{scheme.removeprefix('zip+')}://{rest}"})
+    known = ", ".join(f"{one}://" for one in (*HUB, "s3", "http", "https", "file"))
+    raise ConfigError(f"path is {path!r}; it must be a local path or begin with one of {known}")
+
+
+def absolute(path: str) -> str:
+    """A local path from the root, as another process with another working directory needs it; others as they are."""
+    where = parse(path)
+    return path if where.local is None else str(where.local.expanduser().absolute())
+
+
+def check_here(path: str) -> None:
+    """Raises ConfigError for a local path that is not there."""
+    local = parse(path).local
+    if local is not None and not local.exists():
+        raise ConfigError(f"path is {path!r}, and there is nothing at that place on this machine")
+
+
+def check_override(path: str, function_path: str) -> None:
+    """Raises ConfigError unless a run's path is the function's with something behind it: a folder, a tag."""
+    if not path.lower().startswith(function_path.lower()):
+        raise ConfigError(f"path is {path!r}; a run's path begins with its function's, {function_path!r}")
+
+
+def title(path: str) -> str:
+    """What a person would call the model: the last part of its path, without revision and ending."""
+    where = parse(path)
+    last = str(where.server.get("model_id") or where.server["model_dir"]).rstrip("/").rpartition("/")[2]
+    return last.partition("#")[0].partition("?")[0].partition(".")[0] or last

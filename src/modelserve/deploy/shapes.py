@@ -1,0 +1,203 @@
+"""The shapes in which users write what a pod needs, and the one shape in which a spec keeps each.
+
+Every shape that a version of DigitalHub accepted is read; what comes out is JSON. Each function raises ConfigError
+with the parameter, the value and what is allowed. Pure; knows no target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelserve.deploy.quantity import is_quantity
+from modelserve.errors import ConfigError
+
+Json = Any
+
+RESOURCES = {"cpu": "cpu", "mem": "mem", "memory": "mem", "gpu": "gpu", "disk": "disk"}
+SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+VOLUME_TYPES = {
+    "persistent_volume_claim": ("size", "storage_class", "claim_name", "sub_path"),
+    "empty_dir": ("size_limit", "medium", "sub_path"),
+    "ephemeral": ("size", "storage_class", "sub_path"),
+    "shared_volume": ("size", "claim_name", "sub_path"),
+    "host_path": ("path", "sub_path"),
+}
+"""Type of volume -> what its spec may say. host_path is a directory of the machine: what a volume is on a laptop."""
+_OPERATORS = ("Equal", "Exists")
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+_AFFINITIES = ("nodeAffinity", "podAffinity", "podAntiAffinity")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def wrong(name: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def text(name: str, value: object) -> Json:
+    if not isinstance(value, str) or not value.strip():
+        raise wrong(name, value, "a text that is not empty")
+    return value
+
+
+def count(name: str, value: object) -> Json:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong(name, value, "a whole number of at least 1")
+    return value
+
+
+def service_type(name: str, value: object) -> Json:
+    return _choice(name, value, SERVICE_TYPES)
+
+
+def service_name(name: str, value: object) -> Json:
+    if not isinstance(value, str) or not _DNS_LABEL.fullmatch(value):
+        raise wrong(name, value, "1 to 63 lower-case letters, digits and dashes, with no dash at either end")
+    return value
+
+
+def texts(name: str, value: object) -> Json:
+    """A list of texts; one text is a list of one."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, Sequence) or not all(isinstance(one, str) and one for one in values):
+        raise wrong(name, value, "a list of texts")
+    return list(values)
+
+
+def node_selector(name: str, value: object) -> Json:
+    """[{"key": "gpu", "value": "a100"}] or {"gpu": "a100"} -> the former."""
+    return [{"key": key, "value": one} for key, one in _pairs(name, value, "key").items()]
+
+
+def envs(name: str, value: object) -> Json:
+    """[{"name": "A", "value": "1"}] or {"A": "1"} -> the former."""
+    pairs = _pairs(name, value, "name")
+    for variable in pairs:
+        if not _VARIABLE.fullmatch(variable):
+            raise wrong(f"the name in {name}", variable, "letters, digits, _, . and -, not beginning with a digit")
+    return [{"name": variable, "value": one} for variable, one in pairs.items()]
+
+
+def resources(name: str, value: object) -> Json:
+    """{"cpu": "2"} or {"cpu": {"requests": "1", "limits": "2"}} -> the latter; a quantity alone is a request."""
+    found: dict[str, dict[str, str]] = {}
+    for key, given in _mapping(name, value, 'such as {"cpu": "2", "mem": "4Gi"}').items():
+        resource = RESOURCES.get(key)
+        if resource is None:
+            raise wrong(f"a key of {name}", key, "one of cpu, mem, gpu, disk")
+        amounts = given if isinstance(given, Mapping) else {"requests": given}
+        for kind, amount in amounts.items():
+            if kind not in ("requests", "limits"):
+                raise wrong(f"a key of {name}[{key!r}]", kind, "requests or limits")
+            if not is_quantity(amount):
+                raise wrong(f"{name}[{key!r}]", amount, 'a quantity such as 2, "500m", "1.5Gi"')
+        found[resource] = {kind: str(amount) for kind, amount in amounts.items()}
+    return found
+
+
+def tolerations(name: str, value: object) -> Json:
+    keys = {"key", "operator", "value", "effect", "toleration_seconds"}
+    found = []
+    for one in _dicts(name, value):
+        toleration = {_snake(key): item for key, item in one.items() if item is not None}
+        _known(name, toleration, keys)
+        if "operator" in toleration:
+            toleration["operator"] = _choice(f"operator in {name}", toleration["operator"], _OPERATORS)
+        if "effect" in toleration:
+            toleration["effect"] = _choice(f"effect in {name}", toleration["effect"], _EFFECTS)
+        found.append(toleration)
+    return found
+
+
+def affinity(name: str, value: object) -> Json:
+    """Kubernetes' own form, with its keys in camelCase or snake_case -> camelCase."""
+    found = _camel_keys(_mapping(name, value, "Kubernetes' affinity, such as {'node_affinity': {…}}"))
+    for key in found:
+        if key not in _AFFINITIES:
+            raise wrong(f"a key of {name}", key, "one of node_affinity, pod_affinity, pod_anti_affinity")
+    return found
+
+
+def volumes(name: str, value: object) -> Json:
+    found = []
+    for one in _dicts(name, value):
+        volume = {_snake(key): item for key, item in one.items()}
+        _known(name, volume, {"volume_type", "name", "mount_path", "spec"})
+        for key in ("volume_type", "name", "mount_path"):
+            text(f"{key} in {name}", volume.get(key))
+        if (kind := str(volume["volume_type"]).lower()) not in VOLUME_TYPES:
+            raise wrong(f"volume_type in {name}", volume["volume_type"], "one of " + ", ".join(VOLUME_TYPES))
+        if not str(volume["mount_path"]).startswith("/"):
+            raise wrong(f"mount_path in {name}", volume["mount_path"], "an absolute path")
+        said = {_snake(key): item for key, item in dict(volume.get("spec") or {}).items() if item is not None}
+        _known(f"spec of a {kind} in {name}", said, set(VOLUME_TYPES[kind]))
+        for key in ("size", "size_limit"):
+            if key in said and not is_quantity(said[key]):
+                raise wrong(f"{key} in {name}", said[key], 'a quantity such as "10Gi"')
+        if kind == "host_path":
+            text(f"path of a host_path in {name}", said.get("path"))
+        found.append({**volume, "volume_type": kind, "spec": said})
+    return found
+
+
+def _choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """In any case, as it is spelled in `choices`."""
+    for choice in choices:
+        if isinstance(value, str) and value.lower() == choice.lower():
+            return choice
+    raise wrong(name, value, "one of " + ", ".join(choices))
+
+
+def _pairs(name: str, value: object, key: str) -> dict[str, str]:
+    """A mapping of texts, or a list of {key, "value"}."""
+    if isinstance(value, Mapping):
+        given = dict(value)
+    else:
+        given = {}
+        for one in _dicts(name, value):
+            if set(one) != {key, "value"}:
+                raise wrong(f"an entry of {name}", one, f'of the form {{"{key}": "…", "value": "…"}}')
+            given[one[key]] = one["value"]
+    for said, item in given.items():
+        if not isinstance(said, str) or not said or not isinstance(item, str):
+            raise wrong(name, {said: item}, "names with values that are texts")
+    return given
+
+
+def _mapping(name: str, value: object, allowed: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise wrong(name, value, f"a mapping, {allowed}")
+    return value
+
+
+def _dicts(name: str, value: object) -> list[Mapping[str, Any]]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+        raise wrong(name, value, "a list of mappings")
+    return [_mapping(f"an entry of {name}", one, "with texts as keys") for one in value]
+
+
+def _known(name: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise wrong(f"a key of {name}", key, "one of " + ", ".join(sorted(known)))
+
+
+def _snake(key: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: "_" + found[1].lower(), key)
+
+
+def camel(key: str) -> str:
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), key)
+
+
+def _camel_keys(value: Any) -> Any:
+    """Keys of Kubernetes' objects in camelCase; labels, which have dots, slashes or dashes, and values as they are."""
+    if isinstance(value, Mapping):
+        return {
+            camel(key): dict(one) if camel(key) == "matchLabels" else _camel_keys(one) for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_camel_keys(one) for one in value]
+    return value
