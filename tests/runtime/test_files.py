@@ -484,8 +484,8 @@ def test_directories_without_a_model(tmp_path: Path, bert: Path) -> None:
     assert local(tmp_path) == (
         f"there is no config.json in --model_dir {tmp_path}, which holds bert/; --model_dir {bert} has one"
     )
-    with pytest.raises(LoadError, match=r"s3://bucket/bert is no local directory; download it first, or give --model"):
-        resolve(Config(model_dir="s3://bucket/bert"), lambda fraction: None)
+    with pytest.raises(LoadError, match="hf://me/bert is a model of the Hugging Face hub; give it as --model_id me/bert"):
+        resolve(Config(model_dir="hf://me/bert"), lambda fraction: None)
 
 
 @pytest.mark.parametrize(

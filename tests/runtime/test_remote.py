@@ -215,6 +215,13 @@ def test_an_older_file_in_its_place_is_fetched(server: Web) -> None:
         assert fetch(server.url + "/model.pkl").read_bytes() == date.encode()
 
 
+def test_a_file_of_the_same_size_and_another_checksum_is_fetched(server: Web) -> None:
+    for content in (b"one", b"two"):
+        md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
+        server.put("/model.pkl", File(content, headers={"Content-MD5": md5}))
+        assert fetch(server.url + "/model.pkl").read_bytes() == content
+
+
 def test_without_a_length(server: Web) -> None:
     server.put("/model.pkl", File(BIG, etag='"a"', length=False))
     assert fetch(server.url + "/model.pkl").read_bytes() == BIG

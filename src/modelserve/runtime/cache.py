@@ -45,7 +45,10 @@ class Item(msgspec.Struct, frozen=True):
 
     def same(self, other: Item | None) -> bool:
         """Whether the content is, as far as the remote tells."""
-        return other is not None and (self.size, self.mark) == (other.size, other.mark)
+        if other is None or (self.size, self.mark) != (other.size, other.mark):
+            return False
+        mine, its = self.checksum, other.checksum
+        return mine is None or its is None or mine.algorithm != its.algorithm or mine.digest == its.digest
 
 
 class Note(msgspec.Struct, frozen=True):
