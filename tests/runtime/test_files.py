@@ -484,7 +484,7 @@ def test_directories_without_a_model(tmp_path: Path, bert: Path) -> None:
     assert local(tmp_path) == (
         f"there is no config.json in --model_dir {tmp_path}, which holds bert/; --model_dir {bert} has one"
     )
-    with pytest.raises(LoadError, match="hf://me/bert is a model of the Hugging Face hub; give it as --model_id me/bert"):
+    with pytest.raises(LoadError, match="hf://me/bert is a model of the Hugging Face hub; give it as --model_id"):
         resolve(Config(model_dir="hf://me/bert"), lambda fraction: None)
 
 
