@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench docs proto constraints clean
+.PHONY: help install demo test test-all check format bench soak docs proto constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: .venv/.dev ## mend what lint and format can mend
 
 bench: .venv/.bench ## the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: .venv/.dev ## kill servers, supervisors and starters at random points (ARGS=200 times)
+	$(BIN)/python -m tests.deploy.soak $(ARGS)
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md)
 	$(BIN)/python tools/parameters.py
