@@ -1,0 +1,39 @@
+"""Servers that fail as a test wants, at the moment when they import a library: `envs=faulty(tmp_path, …)`.
+
+A real `modelserve serve`, with a sitecustomize.py on its PYTHONPATH; nothing of modelserve is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+_SITE = """
+import os, signal, sys, time
+
+class Fault:
+    def find_spec(self, name, path=None, target=None):
+        if name != {library!r}:
+            return None
+        print("the fault that was asked for: {fault}", flush=True)
+        if {fault!r} == "sleep":
+            time.sleep(1000)
+        elif {fault!r} == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif {fault!r} == "raise":
+            raise RuntimeError("no such luck")
+        else:
+            block = bytearray(2**30)
+
+sys.meta_path.insert(0, Fault())
+"""
+
+
+def faulty(
+    directory: Path, fault: Literal["sleep", "kill", "raise", "take memory"], library: str = "torch"
+) -> list[dict[str, str]]:
+    """The run's envs. torch is imported when the model is loaded, on a thread; the ports are open by then."""
+    (directory / "sitecustomize.py").write_text(_SITE.format(fault=fault, library=library))
+    path = filter(None, (str(directory), os.environ.get("PYTHONPATH")))
+    return [{"name": "PYTHONPATH", "value": os.pathsep.join(path)}]
