@@ -54,12 +54,12 @@ class Client:
             )
 
     def predict(self, inputs: Any, **parameters: Any) -> Any:
-        """The answers to texts (or pairs of texts, or rows of numbers), in order; one text is answered by one value.
+        """The answers to texts (or pairs of texts, or rows of numbers), in order; one alone is answered by one value.
 
         parameters: the request's own, such as top_k or return_probabilities. Raises InvokeError with the server's
         words.
         """
-        alone = isinstance(inputs, str)
+        alone = isinstance(inputs, str | Mapping) or _is_pair(inputs)
         instances = [_instance(one) for one in ([inputs] if alone else _listed(inputs))]
         body: dict[str, Any] = {"instances": instances} | ({"parameters": parameters} if parameters else {})
         response = checked(self.invoke(path=f"/v1/models/{self.model_name}:predict", json=body))
@@ -115,7 +115,7 @@ class Client:
             yield
         except httpx2.TimeoutException as error:
             raise InvokeError(f"{self.url} did not answer within {self._timeout:g} s") from error
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise InvokeError(f"{self.url} cannot be asked: {error}") from error
 
 
@@ -144,9 +144,12 @@ def _listed(inputs: Any) -> Sequence[Any]:
 
 def _instance(one: Any) -> Any:
     """A pair of texts as V1 writes it; anything else as it is."""
-    if isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in one):
-        return {"text": one[0], "text_pair": one[1]}
-    return one
+    return {"text": one[0], "text_pair": one[1]} if _is_pair(one) else one
+
+
+def _is_pair(one: Any) -> bool:
+    """A tuple of two texts. A list of two is two texts."""
+    return isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, str) for part in one)
 
 
 def _is_loopback(url: str) -> bool:

@@ -5,19 +5,26 @@ One store for each URL and process. Knows no target.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from modelserve.deploy import documents
+from modelserve.deploy import documents, parameters
 from modelserve.deploy import function as functions
 from modelserve.deploy import project as projects
 from modelserve.deploy import run as runs
 from modelserve.deploy.function import Function
 from modelserve.deploy.home import store_url
 from modelserve.deploy.record import Record, new_id, now
-from modelserve.deploy.reference import SCHEME, check_name, function_string, parse_function_string, parse_key
+from modelserve.deploy.reference import (
+    SCHEME,
+    Key,
+    Type,
+    check_name,
+    function_string,
+    parse_function_string,
+    parse_key,
+)
 from modelserve.deploy.run import Run
 from modelserve.deploy.store import Store
 from modelserve.deploy.task import Task
@@ -114,7 +121,7 @@ def get_function(identifier: str, project: str | None = None, entity_id: str | N
     """By its key, or by name within a project: the newest version, or the one of `entity_id`. Raises EntityNotFound."""
     kept = store()
     if identifier.startswith(SCHEME):
-        key = parse_key(identifier)
+        key = _key(identifier, "function")
         project, identifier, entity_id = key.project, key.name, key.id or entity_id
     elif project is None:
         raise ConfigError("a function is found by its key, or by its name and project=")
@@ -160,7 +167,7 @@ def delete_function(
 
 def get_task(key: str) -> Task:
     """By its key. Raises EntityNotFound."""
-    kept, parsed = store(), parse_key(key)
+    kept, parsed = store(), _key(key, "task")
     return Task(kept.get("task", parsed.project, parsed.id), kept)
 
 
@@ -178,7 +185,7 @@ def get_run(identifier: str, project: str | None = None) -> Run:
     ConfigError where several begin so."""
     kept = store()
     if identifier.startswith(SCHEME):
-        key = parse_key(identifier)
+        key = _key(identifier, "run")
         return Run(kept.get("run", key.project, key.id), kept).refresh()
     found = [one for one in kept.list("run", project) if one.id.startswith(identifier)] if identifier else []
     if len(found) > 1:
@@ -191,16 +198,17 @@ def get_run(identifier: str, project: str | None = None) -> Run:
 def list_runs(
     project: str | None = None, *, state: str | None = None, kind: str | None = None, function: str | None = None
 ) -> list[Run]:
-    """As they are now, newest first. function: a reference string, or a name in the project."""
+    """As they are now, newest first. function: its key or reference string, or a name in the project for all its
+    versions."""
     kept = store()
-    if function is not None and "://" not in function:
-        versions = get_function_versions(function, project)
-        listed: Sequence[Record] = [
-            record for one in versions for record in kept.list("run", one.project, function=one.reference, kind=kind)
-        ]
-    else:
+    if function is not None and function.startswith(SCHEME):
+        function = get_function(function).reference
+    if function is None or "://" in function:
         listed = kept.list("run", project, function=function, kind=kind)
-    return runs.observed(list(listed), kept, state)
+    else:
+        references = {version.reference for version in get_function_versions(function, project)}
+        listed = [one for one in kept.list("run", project, kind=kind) if one.spec["function"] in references]
+    return runs.observed(listed, kept, state)
 
 
 def delete_run(identifier: str, project: str | None = None) -> None:
@@ -218,8 +226,9 @@ def import_function(file: str | Path, project: str | None = None, reset_id: bool
     if len(wanted) != 1 or any(record.type not in ("function", "task") for record in records):
         raise ConfigError(f"{file} holds no single function with its tasks; import_project reads a whole project")
     name = check_name("project", project or wanted[0].project)
+    function = _imported(records, name, reset_id)[0]
     get_or_create_project(name)
-    return _imported(records, name, reset_id)[0]
+    return function
 
 
 def import_project(file: str | Path, reset_id: bool = False) -> projects.Project:
@@ -229,26 +238,51 @@ def import_project(file: str | Path, reset_id: bool = False) -> projects.Project
     if len(found) != 1:
         raise ConfigError(f"{file} holds no project; import_function reads a function")
     project = new_project(found[0].name, **{k: found[0].metadata.get(k) for k in ("description", "labels")})
-    _imported(records, project.name, reset_id)
+    try:
+        _imported(records, project.name, reset_id)
+    except BaseException:
+        delete_project(project.name)
+        raise
     return project
 
 
 def _imported(records: list[Record], project: str, reset_id: bool) -> list[Function]:
-    """Functions with their tasks, whose references follow a new id or project."""
-    kept, made = store(), {}
+    """Functions with their tasks, whose references follow a new id or project. All of them, or none."""
+    kept = store()
+    wanted: dict[str, tuple[Record, dict[str, dict[str, Any]]]] = {}
     for record in records:
         if record.type == "function":
             old = function_string(record.kind, record.project, record.name, record.id)
             id = new_id() if reset_id else record.id
             metadata = record.metadata | {"version": id, "updated": now()}
-            one = record.replace(project=project, id=id, metadata=metadata, status={"state": "CREATED"})
-            made[old] = Function(kept.create(one), kept)
+            spec = functions.read_spec(record.kind, record.spec)
+            one = record.replace(project=project, id=id, metadata=metadata, spec=spec, status={"state": "CREATED"})
+            wanted[old] = (one, {})
     for record in records:
         if record.type == "task":
-            function = made.get(record.spec.get("function", ""))
-            if function is None:
-                named = parse_function_string(record.spec.get("function", "")).name
+            old = str(record.spec.get("function", ""))
+            if old not in wanted:
+                named = parse_function_string(old).name
                 raise ConfigError(f"a task in the file is of the function {named}, which is not in the file")
             own = {name: value for name, value in record.spec.items() if name != "function"}
-            function.new_task(record.kind.rpartition("+")[2], **own)
-    return list(made.values())
+            action = functions.check_action(record.kind.rpartition("+")[2])
+            wanted[old][1][action] = parameters.read(own, on="task")
+    made: list[Function] = []
+    try:
+        for one, tasks in wanted.values():
+            made.append(Function(kept.create(one), kept))
+            for action, own in tasks.items():
+                made[-1].new_task(action, **own)
+    except BaseException:
+        for function in made:
+            function.delete()
+        raise
+    return made
+
+
+def _key(text: str, type_: Type) -> Key:
+    """Raises ConfigError for a key that is none, or of something else."""
+    key = parse_key(text)
+    if key.type != type_:
+        raise ConfigError(f"{text!r} is the key of a {key.type}; a {type_} is wanted")
+    return key

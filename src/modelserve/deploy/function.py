@@ -14,7 +14,7 @@ from modelserve.deploy import task as tasks
 from modelserve.deploy.entity import Entity
 from modelserve.deploy.kinds import check_kind
 from modelserve.deploy.record import Record, new_id, now
-from modelserve.deploy.reference import check_name, function_string
+from modelserve.deploy.reference import LATEST, check_name, function_string
 from modelserve.deploy.run import Run
 from modelserve.deploy.task import Task
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound
@@ -54,8 +54,10 @@ class Function(Entity):
         where = runs.choose_target(target, local_execution)
         given = parameters_of(parameters)
         task = self._task_for(action)
-        record = runs.new_record(self._record, task, given, where, self._store)
-        run = Run(record, self._store)
+        spec = runs.sealed(self._record, task, given, where, self._store)
+        if not task.revision:
+            task = self._stored(task)
+        run = Run(self._store.create(runs.new_record(self._record, task, spec)), self._store)
         run._start()
         if wait:
             run.wait(timeout=timeout, log_info=log_info)
@@ -64,8 +66,7 @@ class Function(Entity):
     def new_task(self, action: str, **spec: Any) -> Task:
         """The task for this action with these parameters. Raises EntityExists when there is one, ConfigError."""
         check_action(action)
-        record = tasks.new_record(self.project, self.kind, action, self.reference, parameters.read(spec, on="task"))
-        return Task(self._store.create(record), self._store)
+        return Task(self._store.create(self._new_task(action, spec)), self._store)
 
     def get_task(self, action: str) -> Task:
         """Raises EntityNotFound when there is none for this action yet."""
@@ -127,13 +128,20 @@ class Function(Entity):
         self._store.delete("function", self.project, self.id)
 
     def _task_for(self, action: str) -> Record:
+        """The task, or one that is not stored yet, since the run may be refused."""
         try:
             return self.get_task(action)._record
         except EntityNotFound:
-            try:
-                return self.new_task(action)._record
-            except EntityExists:  # another process made it just now
-                return self.get_task(action)._record
+            return self._new_task(action, {})
+
+    def _stored(self, task: Record) -> Record:
+        try:
+            return self._store.create(task)
+        except EntityExists:  # another process made it just now
+            return self.get_task(task.kind.rpartition("+")[2])._record
+
+    def _new_task(self, action: str, spec: dict[str, Any]) -> Record:
+        return tasks.new_record(self.project, self.kind, action, self.reference, parameters.read(spec, on="task"))
 
     def _documents(self) -> list[dict[str, Any]]:
         return [self.to_dict(), *(task.to_dict() for task in self.list_tasks())]
@@ -157,18 +165,9 @@ def new_record(
     project: str, name: str, kind: str, uuid: str | None, description: str | None, labels: list[str] | None, **spec: Any
 ) -> Record:
     """Raises ConfigError for a kind, name, id or spec that is none."""
-    check_kind(kind)
-    for key in spec:
-        if key not in _SPEC:
-            raise ConfigError(
-                f"unknown parameter {key} of a function; it has {', '.join(_SPEC)}. What a server is started with is "
-                "given to run()"
-            )
-    path = spec.get("path")
-    if not isinstance(path, str) or not path:
-        raise ConfigError(f"path is {path!r}; it must say where the model is: hf://org/name, a directory, s3://…")
     id, time = check_name("uuid", uuid or new_id()), now()
-    kept = parameters.read({key: value for key, value in spec.items() if key != "path"})
+    if id == LATEST:
+        raise ConfigError(f"uuid is {id!r}, which stands for the newest version; give another")
     return Record(
         project=project,
         type="function",
@@ -182,6 +181,22 @@ def new_record(
             "description": description,
             "labels": labels or [],
         },
-        spec={"path": paths.absolute(path), "model_name": "model", **kept},
+        spec=read_spec(kind, spec),
         status={"state": "CREATED"},
     )
+
+
+def read_spec(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A function's spec as it is kept. Raises ConfigError for a kind or a spec that is none."""
+    check_kind(kind)
+    for key in spec:
+        if key not in _SPEC:
+            raise ConfigError(
+                f"unknown parameter {key} of a function; it has {', '.join(_SPEC)}. What a server is started with is "
+                "given to run()"
+            )
+    path = spec.get("path")
+    if not isinstance(path, str) or not path:
+        raise ConfigError(f"path is {path!r}; it must say where the model is: hf://org/name, a directory, s3://…")
+    kept = parameters.read({key: value for key, value in spec.items() if key != "path"})
+    return {"path": paths.absolute(path), "model_name": "model", **kept}

@@ -12,7 +12,7 @@ from modelserve.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """model_format: what --model_format is told, "" to let the server find out. refused: keywords that mean nothing."""
+    """model_format: what --model_format is told, "" to let the server find out."""
 
     name: str
     help: str
@@ -29,8 +29,8 @@ KINDS = {
 }
 
 
-def check_kind(kind: str) -> Kind:
+def check_kind(kind: object) -> Kind:
     """Raises ConfigError."""
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
     return KINDS[kind]

@@ -70,11 +70,14 @@ _OF_THE_FUNCTION = {
     "task": "huggingface_task",
 }
 """Flags of the server that a run says in other words."""
+_NOT_IN_ARGS = {name: said for name, said in _OF_THE_FUNCTION.items() if name != "task"} | {"model_name": "model_name"}
 SERVER: tuple[flags.Parameter, ...] = tuple(p for p in flags.PARAMETERS if p.name not in _OF_THE_FUNCTION)
 """Parameters of the server that are keywords under their own names, beside huggingface_task."""
 _SERVER_NAMES = (
     {"huggingface_task": "task"} | {name: p.name for p in SERVER for name in p.names} | {"model_name": "model_name"}
 )
+_KEPT = {name: "huggingface_task" if field == "task" else field for name, field in _SERVER_NAMES.items()}
+"""Keyword -> name in a spec: one, whatever it was called, so that a run's value meets its task's."""
 
 NO_CLASSES = ("text_embedding", "text_generation", "text2text_generation")
 
@@ -93,7 +96,10 @@ def read(given: Mapping[str, Any], *, on: str = "run") -> dict[str, Any]:
             raise ConfigError(f"{name} belongs to a run, not to its task; give it to run()")
         if value is None:
             continue
-        spec[name] = row.read(name, value) if row else _server_value(name, value)
+        kept = name if row else _KEPT[name]
+        if kept in spec:
+            raise ConfigError(f"{kept} is given twice, as {kept} and under another name")
+        spec[kept] = row.read(name, value) if row else _server_value(name, value)
     server_config(spec)
     return spec
 
@@ -108,8 +114,8 @@ def server_config(spec: Mapping[str, Any]) -> dict[str, Any]:
     if args := spec.get("args"):
         for word in args:
             name = word.removeprefix("--").partition("=")[0].replace("-", "_")
-            if word.startswith("--") and name in _OF_THE_FUNCTION and name != "task":
-                raise ConfigError(f"args has {word}; say it with {_OF_THE_FUNCTION[name]}")
+            if word.startswith("--") and name in _NOT_IN_ARGS:
+                raise ConfigError(f"args has {word}; say it with {_NOT_IN_ARGS[name]}")
         config = flags.parse([*flags.to_args(config), *args], {})
     return {p.name: getattr(config, p.name) for p in flags.PARAMETERS if getattr(config, p.name) != p.default}
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from modelserve.errors import ConfigError
 
 HUB = ("hf", "huggingface")
-_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<revision>[\w./-]+))?/?")
+_HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<revision>[\w./-]*[\w.-]))?/?")
 REMOTE = ("s3", "http", "https", "file", "zip+s3", "zip+http", "zip+https", "gs", "az", "abfs")
 
 
@@ -64,9 +64,13 @@ def check_here(path: str) -> None:
 
 
 def check_override(path: str, function_path: str) -> None:
-    """Raises ConfigError unless a run's path is the function's with something behind it: a folder, a tag."""
-    if not path.lower().startswith(function_path.lower()):
-        raise ConfigError(f"path is {path!r}; a run's path begins with its function's, {function_path!r}")
+    """Raises ConfigError unless a run's path is the function's with something behind it: a folder, a revision."""
+    # A disk may tell cases apart; the hub does not, and the platform whose rule this is does not either.
+    same = str if parse(function_path).local else str.lower
+    base, behind = function_path.rstrip("/"), path[len(function_path.rstrip("/")) :]
+    below = same(path[: len(base)]) == same(base) and behind[:1] in ("", "/", ":")
+    if not below or ".." in behind.split("/"):
+        raise ConfigError(f"path is {path!r}; a run's path is below its function's, {function_path!r}")
 
 
 def title(path: str) -> str:

@@ -1,8 +1,8 @@
 """Profiles: YAML files of defaults that an administrator leaves in one directory, and `profile=` names.
 
 One mapping of parameters is enough. The recorded form has several documents: the one with `id:` is the profile; those
-with a `kind:` (Deployment, Service, …) are bases for Kubernetes' objects, kept for that target. Each call reads the
-file anew, so no run sees what another did with it. Knows no run.
+with a `kind:` (Deployment, Service, …) are bases for Kubernetes' objects, kept for that
+target; others mean nothing. Each call reads the file anew, so no run sees what another did with it. Knows no run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelserve.deploy import parameters
+from modelserve.deploy import parameters, shapes
 from modelserve.deploy.home import profiles_directory
 from modelserve.errors import ConfigError
 
-_RENAMED = {"priorityClass": "priority_class", "runtimeClass": "runtime_class", "serviceType": "service_type"}
-_NOT_DEFAULTS = ("id", "name", "description", "labels", "servicePorts", "service_ports")
+_NOT_DEFAULTS = ("id", "name", "description", "labels", "service_ports")
 TEMPLATE = "profile_template"
 """Key of the sealed spec under which what only Kubernetes reads of a profile is kept."""
 
@@ -27,8 +26,15 @@ def load(name: str) -> dict[str, Any]:
     files = sorted([*directory.glob("*.yaml"), *directory.glob("*.yml")]) if directory.is_dir() else []
     names = []
     for file in files:
-        documents = _documents(file)
-        profile = next((one for one in documents if "id" in one or "kind" not in one), None)
+        try:
+            documents = _documents(file)
+        except ConfigError:
+            if name == file.stem:
+                raise
+            names.append(f"{file.stem} (which cannot be read)")  # somebody else's, and no reason to refuse this one
+            continue
+        profile = next((one for one in documents if "id" in one), None)
+        profile = profile or next((one for one in documents if "kind" not in one), None)
         id = str(profile.get("id", file.stem)) if profile else file.stem
         if name in (id, file.stem):
             return _defaults(name, file, profile, [one for one in documents if one is not profile])
@@ -55,15 +61,15 @@ def _defaults(
 ) -> dict[str, Any]:
     if profile is None:
         raise ConfigError(f"the profile {file.name} has no document of defaults, only bases with a kind")
-    given = {_RENAMED.get(key, key): value for key, value in profile.items() if key not in _NOT_DEFAULTS}
-    given = {key: value for key, value in given.items() if value not in (None, {}, [], "")}
+    said = {shapes.snake(str(key)): value for key, value in profile.items() if value not in (None, {}, [], "")}
+    given = {key: value for key, value in said.items() if key not in _NOT_DEFAULTS}
     if "profile" in given:
         raise ConfigError(f"the profile {file.name} names another profile; profiles do not build on each other")
     try:
         defaults = parameters.read(given, on="task")
     except ConfigError as error:
         raise ConfigError(f"the profile {name}: {error.message}") from error
-    rest = {key: profile[key] for key in ("labels", "servicePorts", "service_ports") if profile.get(key)}
-    if bases:
+    rest: dict[str, Any] = {key: said[key] for key in ("labels", "service_ports") if key in said}
+    if bases := [one for one in bases if "kind" in one]:
         rest["bases"] = [dict(one) for one in bases]
     return defaults | ({TEMPLATE: rest} if rest else {})

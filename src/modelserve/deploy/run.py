@@ -1,6 +1,7 @@
 """A run: a model that is served, on a target, found by its key from any process.
 
-Knows the target by its protocol only. `new_record` seals what the run is; everything after reads it from the store.
+Knows the target by its protocol only. `sealed` merges and checks what the run is; what comes after reads it from the
+store.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from modelserve.deploy.entity import Entity
 from modelserve.deploy.record import Record, new_id, now, transition
 from modelserve.deploy.reference import Key, function_string, task_string
 from modelserve.deploy.target import Progress, Target, Usage
-from modelserve.errors import ConfigError, InvokeError, ModelServeError
+from modelserve.errors import ConfigError, EntityNotFound, InvokeError, ModelServeError
 
 if TYPE_CHECKING:
     import httpx2
@@ -89,6 +91,7 @@ class Run(Entity):
         if self.url is None:
             raise InvokeError(f"the run is {self.state} and has no service yet; wait() waits for it")
         if self._client is None or self._client.url != self.url:
+            self._close()
             self._client = Client(self.url, self._record.spec["model_name"])
         return self._client
 
@@ -123,11 +126,12 @@ class Run(Entity):
     def stop(self, timeout: float | None = None) -> Run:
         """End it: requests in flight are answered first. Legal in every state."""
         self.refresh()
-        if self.state == "STOPPED":
+        if self.state in ("STOPPED", "DELETING"):
             return self
         self._move("STOP")
         self._target.stop(self._record, timeout)
         self._record = self._store.get("run", self.project, self.id)
+        self._close()
         return self
 
     def resume(self, wait: bool = False, timeout: float = WAIT_S, log_info: bool = True) -> Run:
@@ -146,12 +150,19 @@ class Run(Entity):
         self._target.delete(self._record)
         self._store.delete("run", self.project, self.id)
         self._record = transition(self._record, "DELETED")
+        self._close()
 
     def __enter__(self) -> Run:
-        return self.wait()
+        try:
+            return self.wait()
+        except BaseException:  # Ctrl-C, too: nobody else would stop it
+            if self.alive:
+                self.stop()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        self.stop()
+        with suppress(EntityNotFound):  # deleted within the block
+            self.stop()
 
     def _start(self) -> None:
         """From READY or RESUME on it is the target's."""
@@ -161,6 +172,11 @@ class Run(Entity):
             message = error.message if isinstance(error, ModelServeError) else f"it could not be started: {error}"
             self._move("ERROR", message)
             raise
+
+    def _close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _move(self, state: states.State, message: str = "") -> None:
         self._record = move(self._store, self._record, state, message)
@@ -213,12 +229,12 @@ def choose_target(target: str | None, local_execution: bool | None) -> str:
     said = target or os.environ.get("MODELSERVE_TARGET") if local_execution is None else target
     meant = {True: "local", False: "kubernetes", None: "local"}[local_execution]
     chosen = said.lower() if isinstance(said, str) else meant if said is None else said
-    if chosen not in registry.TARGETS:
+    if not isinstance(chosen, str) or chosen not in registry.TARGETS:
         later = "; Kubernetes is a target of a later version" if chosen == "kubernetes" else ""
         raise ConfigError(f"target is {chosen!r}; it must be one of {', '.join(registry.TARGETS)}{later}")
     if local_execution is not None and chosen != meant:
         raise ConfigError(f"target is {chosen!r} and local_execution is {local_execution}; give only one of them")
-    return str(chosen)
+    return chosen
 
 
 def task_reference(task: Record) -> str:
@@ -226,8 +242,8 @@ def task_reference(task: Record) -> str:
     return task_string(task.kind, task.project, task.id)
 
 
-def new_record(function: Record, task: Record, given: dict[str, Any], target: str, store: Store) -> Record:
-    """The run, merged, checked, sealed and READY. Raises ConfigError before anything is stored."""
+def sealed(function: Record, task: Record, given: dict[str, Any], target: str, store: Store) -> dict[str, Any]:
+    """The spec of a run: merged and checked. Raises ConfigError; stores nothing."""
     own = {name: value for name, value in task.spec.items() if name != "function"}
     profile = given.get("profile", own.get("profile"))
     spec = parameters.merge(given, own, profiles.load(profile) if profile else {})
@@ -242,6 +258,11 @@ def new_record(function: Record, task: Record, given: dict[str, Any], target: st
         _check_here(spec)
     if spec.get("return_probabilities") and spec.get("huggingface_task") in parameters.NO_CLASSES:
         log.warning("return_probabilities has no effect: %s has no classes", spec["huggingface_task"])
+    return {"action": "serve", "target": target, **spec}
+
+
+def new_record(function: Record, task: Record, spec: dict[str, Any]) -> Record:
+    """The run, READY. spec: as `sealed` gives it."""
     id, time = new_id(), now()
     reference = function_string(function.kind, function.project, function.name, function.id)
     record = Record(
@@ -251,11 +272,11 @@ def new_record(function: Record, task: Record, given: dict[str, Any], target: st
         name=id,
         id=id,
         metadata={"created": time, "updated": time},
-        spec={"function": reference, "task": task_reference(task), "action": "serve", "target": target, **spec},
+        spec={"function": reference, "task": task_reference(task), **spec},
     )
     for state in ("CREATED", "BUILT", "READY"):
         record = transition(record, state)
-    return store.create(record)
+    return record
 
 
 def _check_here(spec: dict[str, Any]) -> None:

@@ -6,16 +6,27 @@ with the parameter, the value and what is allowed. Pure; knows no target.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
-from modelserve.deploy.quantity import is_quantity
+from modelserve.deploy.quantity import cores, is_quantity, memory_bytes
 from modelserve.errors import ConfigError
 
 Json = Any
 
-RESOURCES = {"cpu": "cpu", "mem": "mem", "memory": "mem", "gpu": "gpu", "disk": "disk"}
+RESOURCES = {
+    "cpu": "cpu",
+    "mem": "mem",
+    "memory": "mem",
+    "gpu": "gpu",
+    "nvidia.com/gpu": "gpu",
+    "disk": "disk",
+    "ephemeral-storage": "disk",
+}
+"""As users and as Kubernetes name them -> as a spec does. Further names with a slash are a cluster's own, and kept."""
 SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 VOLUME_TYPES = {
     "persistent_volume_claim": ("size", "storage_class", "claim_name", "sub_path"),
@@ -25,6 +36,7 @@ VOLUME_TYPES = {
     "host_path": ("path", "sub_path"),
 }
 """Type of volume -> what its spec may say. host_path is a directory of the machine: what a volume is on a laptop."""
+_AMOUNTS = ("requests", "limits")
 _OPERATORS = ("Equal", "Exists")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _AFFINITIES = ("nodeAffinity", "podAffinity", "podAntiAffinity")
@@ -81,32 +93,69 @@ def envs(name: str, value: object) -> Json:
 
 
 def resources(name: str, value: object) -> Json:
-    """{"cpu": "2"} or {"cpu": {"requests": "1", "limits": "2"}} -> the latter; a quantity alone is a request."""
+    """{"cpu": "2"} or {"cpu": {"requests": "1", "limits": "2"}} -> the latter; a quantity alone is a request.
+
+    Kubernetes' own form, {"limits": {"cpu": "2"}}, is read too: the recorded profiles have it.
+    """
+    given = _mapping(name, value, 'such as {"cpu": "2", "mem": "4Gi"}')
+    if given and set(given) <= set(_AMOUNTS):
+        given = _by_resource(name, given)
     found: dict[str, dict[str, str]] = {}
-    for key, given in _mapping(name, value, 'such as {"cpu": "2", "mem": "4Gi"}').items():
-        resource = RESOURCES.get(key)
+    for key, said in given.items():
+        resource = RESOURCES.get(key) or (key if "/" in key else None)
         if resource is None:
             raise wrong(f"a key of {name}", key, "one of cpu, mem, gpu, disk")
-        amounts = given if isinstance(given, Mapping) else {"requests": given}
-        for kind, amount in amounts.items():
-            if kind not in ("requests", "limits"):
+        amounts = said if isinstance(said, Mapping) else {"requests": said}
+        for kind in amounts:
+            if kind not in _AMOUNTS:
                 raise wrong(f"a key of {name}[{key!r}]", kind, "requests or limits")
-            if not is_quantity(amount):
-                raise wrong(f"{name}[{key!r}]", amount, 'a quantity such as 2, "500m", "1.5Gi"')
-        found[resource] = {kind: str(amount) for kind, amount in amounts.items()}
+        kept = {kind: amount for kind, amount in amounts.items() if amount is not None}
+        numbers = {kind: _amount(f"{name}[{key!r}]", resource, amount) for kind, amount in kept.items()}
+        if numbers.get("requests", 0) > numbers.get("limits", math.inf):
+            raise wrong(f"{name}[{key!r}]", kept, "limits of at least the requests")
+        if kept:
+            found[resource] = {kind: str(amount) for kind, amount in kept.items()}
     return found
+
+
+def _by_resource(name: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"limits": {"cpu": "2"}} -> {"cpu": {"limits": "2"}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, amounts in given.items():
+        for key, amount in _mapping(f"{name}[{kind!r}]", amounts or {}, 'such as {"cpu": "2"}').items():
+            found.setdefault(key, {})[kind] = amount
+    return found
+
+
+def _amount(name: str, resource: str, amount: object) -> Fraction | int:
+    """The number that it is. Raises ConfigError."""
+    if resource in ("cpu", "mem", "disk"):
+        try:
+            return cores(amount) if resource == "cpu" else memory_bytes(amount)
+        except ConfigError:
+            allowed = 'in cores, such as 2 or "500m"' if resource == "cpu" else 'of bytes, such as "512Mi" or "1.5Gi"'
+            raise wrong(name, amount, f"a quantity above 0, {allowed}") from None
+    if isinstance(amount, bool) or not re.fullmatch(r"[0-9]+", str(amount)):
+        raise wrong(name, amount, "a whole number of devices")
+    return int(str(amount))
 
 
 def tolerations(name: str, value: object) -> Json:
     keys = {"key", "operator", "value", "effect", "toleration_seconds"}
     found = []
     for one in _dicts(name, value):
-        toleration = {_snake(key): item for key, item in one.items() if item is not None}
+        toleration = {snake(key): item for key, item in one.items() if item is not None}
         _known(name, toleration, keys)
         if "operator" in toleration:
             toleration["operator"] = _choice(f"operator in {name}", toleration["operator"], _OPERATORS)
         if "effect" in toleration:
             toleration["effect"] = _choice(f"effect in {name}", toleration["effect"], _EFFECTS)
+        for key in ("key", "value"):
+            if not isinstance(toleration.get(key, ""), str):
+                raise wrong(f"{key} in {name}", toleration[key], "a text")
+        seconds = toleration.get("toleration_seconds", 0)
+        if isinstance(seconds, bool) or not isinstance(seconds, int):
+            raise wrong(f"toleration_seconds in {name}", seconds, "a whole number")
         found.append(toleration)
     return found
 
@@ -123,7 +172,7 @@ def affinity(name: str, value: object) -> Json:
 def volumes(name: str, value: object) -> Json:
     found = []
     for one in _dicts(name, value):
-        volume = {_snake(key): item for key, item in one.items()}
+        volume = {snake(key): item for key, item in one.items()}
         _known(name, volume, {"volume_type", "name", "mount_path", "spec"})
         for key in ("volume_type", "name", "mount_path"):
             text(f"{key} in {name}", volume.get(key))
@@ -131,7 +180,8 @@ def volumes(name: str, value: object) -> Json:
             raise wrong(f"volume_type in {name}", volume["volume_type"], "one of " + ", ".join(VOLUME_TYPES))
         if not str(volume["mount_path"]).startswith("/"):
             raise wrong(f"mount_path in {name}", volume["mount_path"], "an absolute path")
-        said = {_snake(key): item for key, item in dict(volume.get("spec") or {}).items() if item is not None}
+        spec = _mapping(f"spec in {name}", volume.get("spec") or {}, 'such as {"size": "10Gi"}')
+        said = {snake(key): item for key, item in spec.items() if item is not None}
         _known(f"spec of a {kind} in {name}", said, set(VOLUME_TYPES[kind]))
         for key in ("size", "size_limit"):
             if key in said and not is_quantity(said[key]):
@@ -184,7 +234,7 @@ def _known(name: str, given: Mapping[str, Any], known: set[str]) -> None:
             raise wrong(f"a key of {name}", key, "one of " + ", ".join(sorted(known)))
 
 
-def _snake(key: str) -> str:
+def snake(key: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: "_" + found[1].lower(), key)
 
 

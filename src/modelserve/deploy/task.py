@@ -21,8 +21,9 @@ class Task(Entity):
         read = parameters.read(spec, on="task")
 
         def updated(record: Record) -> Record:
-            kept = {name: value for name, value in record.spec.items() if name not in spec}
-            return record.replace(spec=kept | read, metadata=record.metadata | {"updated": now()})
+            merged = {name: value for name, value in record.spec.items() if name not in spec} | read
+            parameters.server_config(merged)  # that they do not contradict each other
+            return record.replace(spec=merged, metadata=record.metadata | {"updated": now()})
 
         self._record = self._store.change("task", self.project, self.id, updated)
         return self
