@@ -144,6 +144,23 @@ def test_a_large_log_is_moved_by_whoever_writes_next(tmp_path: Path, monkeypatch
         assert len(store.list("run")) == 2
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_is_not_the_one_that_was_opened(tmp_path: Path, how: str) -> None:
+    """What is written to it would be lost with this process."""
+    path = tmp_path / "modelserve.db"
+    with contextlib.closing(Store(f"sqlite:///{path}")) as store:
+        store.create(record())
+        path.rename(tmp_path / "old.db")
+        if how == "replaced":
+            Store(f"sqlite:///{path}").close()
+        for call in (lambda: store.create(record()), lambda: store.list("run")):
+            with pytest.raises(StoreError) as caught:
+                call()
+            assert caught.value.message == (
+                f"the store {path} was removed or replaced while it was open; start this process again"
+            )
+
+
 def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
     """As a quota does it; SQLite cannot tell it from a fault of the disk."""
     program = """
@@ -322,6 +339,14 @@ def test_a_server_that_only_reads(postgres: Postgres) -> None:
             assert store.list("run") == []
             with pytest.raises(StoreError, match="is read only; set MODELSERVE_STORE_URL to the primary server"):
                 store.create(record())
+
+
+def test_what_postgresql_cannot_hold(postgres: Postgres) -> None:
+    """Names are checked long before; it is not told as a server that cannot be reached."""
+    with postgres.database() as url, contextlib.closing(Store(url)) as store, pytest.raises(StoreError) as caught:
+        store.create(record().replace(kind="\0"))
+    assert " cannot be used: " in caught.value.message
+    assert "NUL" in caught.value.message
 
 
 def test_a_row_that_another_holds(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from modelserve.errors import StoreError
@@ -58,9 +58,9 @@ class Database:
         self.is_postgres = parsed.drivername.startswith("postgresql")
         self.name = _name(parsed)
         self._password = parsed.password or ""
-        self._wal = f"{parsed.database}-wal"
         self._pid = os.getpid()
         self._engine = _postgres_engine(parsed) if self.is_postgres else _sqlite_engine(parsed)
+        self._file = None if self.is_postgres else os.stat(self.name)
 
     @contextlib.contextmanager
     def transaction(self, *, write: bool) -> Iterator[Connection]:
@@ -69,7 +69,9 @@ class Database:
             self._engine.dispose(close=False)
             self._pid = os.getpid()
         try:
-            if write:
+            if self._file is not None:
+                self._check_file(self._file)
+            if self._file is not None and write:
                 self._checkpoint()
             with self._engine.connect().execution_options(modelserve_write=write) as connection, connection.begin():
                 yield connection
@@ -79,6 +81,15 @@ class Database:
     def close(self) -> None:
         self._engine.dispose()
 
+    def _check_file(self, opened: os.stat_result) -> None:
+        """Raises StoreError when the name is another file's by now: what is written to ours, nobody would find."""
+        try:
+            if os.path.samestat(os.stat(self.name), opened):
+                return
+        except OSError:
+            pass
+        raise StoreError(f"the store {self.name} was removed or replaced while it was open; start this process again")
+
     def _checkpoint(self) -> None:
         """Move SQLite's log into the database when it has grown.
 
@@ -87,7 +98,7 @@ class Database:
         SQLite does when the last connection closes.
         """
         try:
-            if self.is_postgres or os.path.getsize(self._wal) < WAL_BYTES:
+            if os.path.getsize(f"{self.name}-wal") < WAL_BYTES:
                 return
         except FileNotFoundError:
             return
@@ -113,7 +124,7 @@ class Database:
         state = getattr(cause, "sqlstate", None)
         if state in _POSTGRES:
             return _POSTGRES[state]
-        if self.is_postgres and (state is None or state.startswith("08")):
+        if self.is_postgres and isinstance(error, OperationalError) and (state is None or state.startswith("08")):
             return f"cannot be reached ({reason}); check MODELSERVE_STORE_URL and that the server runs"
         return f"cannot be used: {reason}"
 

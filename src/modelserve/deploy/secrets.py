@@ -137,7 +137,7 @@ def _keyring_key(*, make: bool) -> bytes | None:
     if backend is None:
         return None
     try:
-        key = backend.get_password(_SERVICE, _USER)
+        key: str | None = backend.get_password(_SERVICE, _USER)
         if key is None and make:
             with _alone():
                 if backend.get_password(_SERVICE, _USER) is None:
