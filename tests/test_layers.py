@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vllm_flags": set(),
     "flags": FLAGS,
     "logs": BOTTOM,
-    "__init__": SHARED,
+    "__init__": SHARED | {"client", "deploy"},
     "tasks": SHARED,
     "backends": SHARED | {"tasks.base"},
     "runtime": SHARED | {"tasks", "backends"},
