@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 _SITE = """
-import os, signal, sys, time
+import os, signal, subprocess, sys, time
 
 class Fault:
     def find_spec(self, name, path=None, target=None):
@@ -19,10 +19,11 @@ class Fault:
         print("the fault that was asked for: {fault}", flush=True)
         if {fault!r} == "sleep":
             time.sleep(1000)
+        elif {fault!r} == "have a child":
+            subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"], start_new_session=True)
+            return None
         elif {fault!r} == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif {fault!r} == "raise":
-            raise RuntimeError("no such luck")
         else:
             block = bytearray(2**30)
 
@@ -31,7 +32,7 @@ sys.meta_path.insert(0, Fault())
 
 
 def faulty(
-    directory: Path, fault: Literal["sleep", "kill", "raise", "take memory"], library: str = "torch"
+    directory: Path, fault: Literal["sleep", "kill", "have a child", "take memory"], library: str = "torch"
 ) -> list[dict[str, str]]:
     """The run's envs. torch is imported when the model is loaded, on a thread; the ports are open by then."""
     (directory / "sitecustomize.py").write_text(_SITE.format(fault=fault, library=library))

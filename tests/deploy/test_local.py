@@ -434,6 +434,20 @@ def test_workers_behind_one_port_go_and_come_with_it(here: Runs) -> None:
     assert here.now(record).state == "ERROR"
 
 
+def test_what_the_server_has_started_ends_with_it(here: Runs, tmp_path: Path) -> None:
+    """A child in a session of its own, which keeps the server's output open."""
+    record = here.started(envs=faulty(tmp_path, "have a child"))
+    await_(lambda: len(servers(record)) == 2, 20)
+    (child,) = [process for process in servers(record) if "serve" not in process.cmdline()]
+    (server,) = [process for process in servers(record) if "serve" in process.cmdline()]
+    server.kill()
+    await_(lambda: not child.is_running(), 20)
+    here.wait(record, "PENDING")
+    assert "processes that the server had started outlived it and were killed: 1" in here.log(record)
+    here.stop(record)
+    assert servers(record) == []
+
+
 def test_a_run_whose_directory_was_removed_ends(here: Runs) -> None:
     record = here.running(here.started())
     process = supervisor(record)

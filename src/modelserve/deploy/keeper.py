@@ -218,7 +218,7 @@ class Keeper:
         while identity.marked(notes.MARK, str(self._files.ports)) and time.monotonic() < deadline:
             time.sleep(0.1)
         if killed := identity.kill_marked(notes.MARK, str(self._files.ports), _GRACE_S):
-            log.warning("%d processes of a former server of this run had to be killed", killed)
+            log.warning("processes of a former server of this run had to be killed: %d", killed)
 
     def _as_asked(self) -> Change | None:
         """What the run becomes when its server has ended as it should."""

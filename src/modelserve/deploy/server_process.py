@@ -135,7 +135,7 @@ class ServerProcess:
         os.close(self._ours)
         left = identity.kill_marked(notes.MARK, str(self._files.ports), _KILL_S)
         if left:
-            log.warning("%d processes that the server had started outlived it and were killed", left)
+            log.warning("processes that the server had started outlived it and were killed: %d", left)
         self._reading.join(_LAST_OUTPUT_S)
         tell()
 
