@@ -1,4 +1,4 @@
-"""The command `modelserve`: one function for each of its commands.
+"""The command `modelserve`: `serve` here, what deals with runs in commands/.
 
 Knows how commands are written, not what they do; what does it is imported when its command runs, so that `--help` is
 quick. Errors become one line on stderr: exit status 2 for a wrong command line, 3 for what is not there, 4 for a wait
@@ -13,12 +13,48 @@ import sys
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import CompletionItem
 
-from modelserve import commands, flags, registry
+from modelserve import flags, registry
+from modelserve.commands.completion import flag_words
+from modelserve.commands.index import SECTIONS
 from modelserve.environment import environment_defaults
 from modelserve.errors import ConfigError, EntityNotFound, LoadError, ModelServeError, WaitTimeout
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+_STATUS: tuple[tuple[type[ModelServeError], int], ...] = (
+    (LoadError, 1),
+    (ConfigError, 2),
+    (EntityNotFound, 3),
+    (WaitTimeout, 4),
+    (ModelServeError, 1),
+)
+"""The first that an error is."""
+
+
+class _Commands(click.Group):
+    """The commands in the order of SECTIONS, under its headings, `serve` after them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {**SECTIONS, "One model in this process, without a run": (serve,)}
+        rows = [(one.name or "", one.get_short_help_str(limit=80)) for section in shown.values() for one in section]
+        width = max(len(name) for name, _ in rows)
+        for title, section in shown.items():
+            if title:
+                with formatter.section(title):
+                    formatter.write_dl(
+                        [((one.name or "").ljust(width), one.get_short_help_str(limit=80)) for one in section]
+                    )
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever reads has enough, as `head` does: nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 class _FlagsCommand(click.Command):
@@ -31,6 +67,9 @@ class _FlagsCommand(click.Command):
         ctx.params["argv"] = args
         return []
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return flag_words([p.name for p in flags.PARAMETERS], ctx.params.get("argv", ()), incomplete)
+
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[--flag value]..."]
 
@@ -41,13 +80,13 @@ class _FlagsCommand(click.Command):
                     _write_row(formatter, parameter)
 
 
-@click.group(context_settings=_SETTINGS)
+@click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.version_option(package_name="modelserve", message="%(prog)s %(version)s")
 def modelserve() -> None:
     """Serve Hugging Face models behind the standard inference APIs."""
 
 
-@modelserve.command(cls=_FlagsCommand)
+@modelserve.command(cls=_FlagsCommand, short_help="Serve one model until SIGTERM or Ctrl-C.")
 def serve(argv: list[str]) -> int:
     """Serve one model over V1, V2, gRPC and OpenAI's API until SIGTERM or Ctrl-C.
 
@@ -69,8 +108,9 @@ def serve(argv: list[str]) -> int:
     return status
 
 
-for command in commands.COMMANDS:
-    modelserve.add_command(command)
+for section in SECTIONS.values():
+    for command in section:
+        modelserve.add_command(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,16 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except LoadError as error:
-        return _fail(error.message, 1)
-    except ConfigError as error:
-        return _fail(error.message, 2)
-    except EntityNotFound as error:
-        return _fail(error.message, 3)
-    except WaitTimeout as error:
-        return _fail(error.message, 4)
     except ModelServeError as error:
-        return _fail(error.message, 1)
+        return _fail(error.message, next(status for kind, status in _STATUS if isinstance(error, kind)))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}", 1)
     except click.Abort:  # click's name for Ctrl-C
         return 130
     return status or 0

@@ -10,6 +10,7 @@ import click
 
 
 def print_json(value: Any, *, compact: bool = False) -> int:
+    """The exit status, so that a command may end with it."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=None if compact else 2))
     return 0
 
@@ -25,15 +26,16 @@ def table(head: list[str], rows: list[list[str]], empty: str) -> None:
 
 
 def age(created: str) -> str:
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    """In the largest unit that is full."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0.0, seconds):.0f}s"
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"
 
 
 def number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return "" if value is None else f"{value:.2f}" if value < 9.995 else f"{value:.0f}"
 
 
 def mebibytes(value: int | None) -> str:

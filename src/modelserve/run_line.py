@@ -1,109 +1,221 @@
 """The command line of `modelserve run`: one name or path, its own options, and every parameter of a run.
 
-Pure: words in, keywords out. Knows no store.
+Pure: words in, a Line out. Knows no store.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 from modelserve import flags
-from modelserve.deploy.parameters import POD
+from modelserve.deploy import parameters
 from modelserve.errors import ConfigError
+from modelserve.vllm_flags import OURS, is_vllm
 
 DEFAULT_PROJECT = "default"
+WAIT_S = 600.0
 
-OWN = {
-    "project": "TEXT  Project of the function and the run; default " + DEFAULT_PROJECT,
-    "name": "TEXT  Name of the function that a path makes; the path's last part when not given",
-    "kind": "TEXT  Kind of the function that a path makes; by the path when not given",
-    "detach": "  Return once the model answers and leave it running; without it the log follows and Ctrl-C stops it",
-    "no-wait": "  With --detach: return at once",
-    "timeout": "N  Seconds to wait for the model",
-    "target": "TEXT  local, or kubernetes",
-    "json": "  Print the run as JSON",
+
+class Option(NamedTuple):
+    """One of the command's own; value is "" for a switch."""
+
+    name: str
+    value: str
+    help: str
+
+
+OPTIONS = (
+    Option("detach", "", "Return once the model answers, and leave the run alive."),
+    Option("no-wait", "", "Return at once, and leave the run alive."),
+    Option("timeout", "N", f"Seconds to wait for the model; default {WAIT_S:g}."),
+    Option("project", "TEXT", f"Where the function and the run belong; {DEFAULT_PROJECT!r} when not given."),
+    Option("name", "TEXT", "Name of the function that a path makes; the path's last part when not given."),
+    Option("kind", "TEXT", "huggingfaceserve, sklearnserve or mlflowserve; told by the path when not given."),
+    Option("target", "TEXT", "local, or kubernetes."),
+    Option("json", "", "Print the run as JSON; the log goes to stderr."),
+    Option("env", "A=1", "A variable of the server's environment; may be repeated."),
+    Option("secret", "NAME", "A secret of the project, as a variable of that name; may be repeated."),
+)
+FORMS = {
+    "resources": "cpu=2,mem=4Gi",
+    "node_selector": "A=1,B=2",
+    "envs": "JSON",
+    "secrets": "A,B",
+    "args": "'--flag value'",
+    "volumes": "JSON",
+    "affinity": "JSON",
+    "tolerations": "JSON",
+    "replicas": "N",
 }
-_SWITCHES = ("detach", "no_wait", "json")
+"""How parameters that are no plain text are typed; JSON is understood for each."""
+
+_OWN = {option.name.replace("-", "_"): option for option in OPTIONS}
+_ROWS = {row.name for row in parameters.POD}
+_SERVER = {name for parameter in flags.PARAMETERS for name in parameter.names}
+_SAID_OTHERWISE = {
+    "model_id": "hf://ORG/NAME in the place of a function's name",
+    "model_dir": "the directory in the place of a function's name",
+    "model_revision": "hf://ORG/NAME:REVISION in the place of a function's name",
+    "workers": "--replicas N",
+    "threads": "--resources cpu=N",
+}
+_BOOLEAN = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
-def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(name or path, this command's own options, keywords for Function.run). Raises ConfigError."""
-    rows = {row.name for row in POD} | {"env", "secret"}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """what: a function's name or key, or a path. parameters: keywords for Function.run."""
+
+    what: str
+    parameters: dict[str, Any]
+    detach: bool = False
+    no_wait: bool = False
+    json: bool = False
+    timeout: float = WAIT_S
+    project: str = DEFAULT_PROJECT
+    name: str | None = None
+    kind: str | None = None
+    target: str | None = None
+
+
+def parse(argv: Sequence[str]) -> Line:
+    """Raises ConfigError with one sentence for whoever typed it."""
     own: dict[str, Any] = {}
     given: dict[str, list[str]] = {}
-    rest: list[str] = []
+    server: list[str] = []
     what: list[str] = []
     words = deque(argv)
     while words:
         word = words.popleft()
+        if word == "--":
+            what.extend(words)
+            break
+        if not word.startswith("-"):
+            what.append(word)
+            continue
         flag, equals, value = word.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if not word.startswith("--"):
-            # A value of a server's flag follows its flag; what stands alone is the name or path.
-            if rest and rest[-1].startswith("--") and "=" not in rest[-1] and what:
-                rest.append(word)
-            else:
-                what.append(word)
-        elif name in _SWITCHES:
-            own[name] = not equals or value.lower() in ("true", "1", "yes")
-        elif name in rows or name.replace("_", "-") in OWN:
-            if not equals:
-                if not words:
-                    raise ConfigError(f"{flag} needs a value")
-                value = words.popleft()
-            if name in rows:
-                given.setdefault(name, []).append(value)
-            else:
-                own[name] = value
+        name = _name(flag)
+        if _is_switch(name):
+            value = value if equals else _switched(name, words)
+        elif not equals:
+            value = _value_of(flag, name, words)
+        if name in _ROWS or name in ("env", "secret"):
+            given.setdefault(name, []).append(value)
+        elif name in _OWN:
+            own[name] = _own_value(flag, name, value)
         else:
-            rest.append(word)
-            if not equals and words and not words[0].startswith("--") and not flags.is_switch(name):
-                rest.append(words.popleft())
+            server.append(f"{flag}={value}")
     if len(what) != 1:
         raise ConfigError(f"give one function's name or one path, not {len(what)}: {' '.join(what) or 'nothing'}")
-    server = {("huggingface_task" if name == "task" else name): value for name, value in flags.given(rest).items()}
-    return what[0], own, server | _pod(given)
+    typed = {"huggingface_task" if name == "task" else name: value for name, value in flags.given(server).items()}
+    keywords = typed | _values(given)
+    parameters.read(keywords)
+    return Line(what=what[0], parameters=keywords, **own)
 
 
-def _pod(given: Mapping[str, list[str]]) -> dict[str, Any]:
+def names() -> list[str]:
+    """Every flag without its dashes, for completion."""
+    others = (name for name in sorted(_SERVER | {"huggingface_task"}) if name not in _SAID_OTHERWISE)
+    return [*(option.name for option in OPTIONS), *(row.name for row in parameters.POD), *others]
+
+
+def _name(flag: str) -> str:
+    """In snake_case. Raises ConfigError for a flag that nobody knows, with the nearest there is."""
+    name = flag.removeprefix("--").replace("-", "_")
+    known = _OWN.keys() | _ROWS | _SERVER
+    if flag.startswith("--") and name in _SAID_OTHERWISE:
+        raise ConfigError(f"{flag} is for `modelserve serve`; say {_SAID_OTHERWISE[name]}")
+    if flag.startswith("--") and (name in known or name in OURS or is_vllm(flag)):
+        return name  # flags.given says of vLLM's what there is to say
+    near = get_close_matches(name.strip("_").lower(), sorted(known - _SAID_OTHERWISE.keys()), n=1)
+    hint = f"did you mean --{near[0]}?" if near else "`modelserve run --help` lists what there is"
+    raise ConfigError(f"unknown flag {flag}; {hint}")
+
+
+def _is_switch(name: str) -> bool:
+    return not _OWN[name].value if name in _OWN else name not in _ROWS and flags.is_switch(name)
+
+
+def _switched(name: str, words: deque[str]) -> str:
+    """The value of a switch that has none in its own word: true, or what follows a server's flag."""
+    if name not in _OWN and words and words[0].lower() in _BOOLEAN:
+        return words.popleft()
+    return "true"
+
+
+def _value_of(flag: str, name: str, words: deque[str]) -> str:
+    if not words or (words[0].startswith("--") and name != "args"):
+        raise ConfigError(f"{flag} needs a value" + (f", such as {FORMS[name]}" if name in FORMS else ""))
+    return words.popleft()
+
+
+def _own_value(flag: str, name: str, value: str) -> Any:
+    if not _OWN[name].value:
+        if value.lower() not in _BOOLEAN:
+            raise ConfigError(f"{flag} is {value!r}; it must be true or false")
+        return _BOOLEAN.index(value.lower()) % 2 == 0
+    if name != "timeout":
+        return value
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"{flag} is {value!r}; it must be a number of seconds")
+    return seconds
+
+
+def _values(given: Mapping[str, list[str]]) -> dict[str, Any]:
     """Values as typed for the parameters of a run: JSON, or the short form where there is one."""
-    found: dict[str, Any] = {}
-    for name, texts in given.items():
-        if name in ("env", "secret"):
-            continue
-        last = texts[-1]
-        if last[:1] in "[{":
-            try:
-                found[name] = json.loads(last)
-            except ValueError as error:
-                raise ConfigError(f"--{name} is {last!r}, which is no JSON: {error}") from error
-        elif name in ("resources", "node_selector"):
-            found[name] = dict(_pair(name, part) for part in last.split(","))
-        elif name == "envs":
-            found[name] = dict(_pair(name, part) for part in texts)
-        elif name in ("args", "secrets"):
-            found[name] = texts if name == "args" else [one for text in texts for one in text.split(",")]
-        else:
-            found[name] = int(last) if name == "replicas" and last.isdigit() else last
+    found = {name: _value(name, texts) for name, texts in given.items() if name not in ("env", "secret")}
     if "env" in given:
-        found["envs"] = dict(_pair("env", text) for text in given["env"])
+        found["envs"] = _listed_envs(found.get("envs", {})) + _listed_envs(_pairs("env", given["env"]))
     if "secret" in given:
         found["secrets"] = [*found.get("secrets", ()), *given["secret"]]
     return found
 
 
-def _pair(name: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise ConfigError(f"--{name} is {text!r}; it must be NAME=VALUE, or JSON")
-    return key, value
+def _value(name: str, texts: list[str]) -> Any:
+    last = texts[-1]
+    if name in FORMS and last[:1] in ("[", "{"):
+        try:
+            return json.loads(last)
+        except ValueError as error:
+            raise ConfigError(f"--{name} is {last!r}, which is no JSON: {error}") from error
+    if name in ("resources", "node_selector"):
+        return _pairs(name, last.split(","))
+    if name == "envs":
+        return _pairs(name, texts)
+    if name == "secrets":
+        return [one for text in texts for one in text.split(",")]
+    if name == "args":
+        return [word for text in texts for word in _words(text)]
+    return int(last) if name == "replicas" and last.isdecimal() else last
 
 
-def seconds(text: str) -> float:
+def _words(text: str) -> list[str]:
     try:
-        return float(text)
+        return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"--timeout is {text!r}; it must be a number of seconds") from error
+        raise ConfigError(f"--args is {text!r}; a quotation mark is missing") from error
+
+
+def _listed_envs(envs: Any) -> Any:
+    """A mapping as the list that it is short for; anything else is for deploy.shapes to judge."""
+    return [{"name": name, "value": value} for name, value in envs.items()] if isinstance(envs, dict) else envs
+
+
+def _pairs(name: str, texts: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--{name} is {text!r}; it must be {'A=1' if name == 'env' else FORMS[name]}, or JSON")
+        found[key] = value
+    return found
