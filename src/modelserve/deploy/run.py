@@ -89,7 +89,7 @@ class Run(Entity):
         if self.url is None:
             self.refresh()
         if self.url is None:
-            raise InvokeError(f"the run is {self.state} and has no service yet; wait() waits for it")
+            raise InvokeError(f"the run is {self.state} and has no service yet; wait until it is RUNNING")
         if self._client is None or self._client.url != self.url:
             self._close()
             self._client = Client(self.url, self._record.spec["model_name"])
