@@ -247,16 +247,19 @@ def test_what_the_store_says_is_done_without_a_signal(here: Runs, one: Record) -
     assert servers(one) == []
 
 
-def test_another_machine_does_not_judge(
-    here: Runs, one: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("elsewhere", ["host", "home"])
+def test_another_machine_or_home_does_not_judge(
+    here: Runs, one: Record, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: str
 ) -> None:
+    """Which shares the store: a team's PostgreSQL."""
     record = serving(here, one)
-    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    if elsewhere == "host":
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     monkeypatch.setenv("MODELSERVE_HOME", str(tmp_path))  # which has no lock of this run
     assert here.target.observe(record) is record
-    with pytest.raises(TargetError, match=f"the run's log is on {record.status['host']}"):
+    with pytest.raises(TargetError, match=f"the run's log is on {record.status['host']} .*; read it there"):
         here.target.logs(record)
-    with pytest.raises(TargetError, match="has not stopped it within 0 s; stop it there"):
+    with pytest.raises(TargetError, match="it has not been stopped within 0 s; stop it there"):
         here.target.stop(record, timeout_s=0)
     assert here.store.get("run", "p", one.id).state == "RUNNING"
     here.target.stop(here.move(record, "STOP"), timeout_s=20)
@@ -432,6 +435,14 @@ def test_workers_behind_one_port_go_and_come_with_it(here: Runs) -> None:
     supervisor(record).kill()
     await_(lambda: not servers(record), ENDS_S)
     assert here.now(record).state == "ERROR"
+
+
+def test_delete_ends_what_serves(here: Runs) -> None:
+    record = here.running(here.started())
+    here.target.delete(here.move(record, "DELETING"))
+    assert servers(record) == []
+    await_(lambda: not notes.Files(record.id).directory.exists(), 20)
+    assert here.store.get("run", "p", record.id).state == "DELETING"
 
 
 def test_what_the_server_has_started_ends_with_it(here: Runs, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Keeper:
 
     def _keep(self, plan: Plan) -> Change | None:
         """Serve until the end."""
-        self._report("PENDING", "starting", host=socket.gethostname(), supervisor=os.getpid())
+        self._report("PENDING", "starting", supervisor=os.getpid(), **notes.here())
         self._end_former()
         if plan.recorded:
             _check_free(plan)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 from modelserve import environment, flags
 from modelserve.deploy import identity, limits, lock, log_lines, notes, parameters, states
@@ -102,34 +103,34 @@ class LocalTarget:
             self._store.change("run", record.project, record.id, Change("STOPPED", "", NOTHING_SERVES).of)
         elif not _wait(lambda: self._has_ended(record), bound_s):
             raise TargetError(
-                f"the run is served on {record.status['host']}, which has not stopped it within {bound_s:g} s; "
+                f"the run is served on {_place(record)}, where it has not been stopped within {bound_s:g} s; "
                 "stop it there"
             )
 
     def delete(self, record: Record) -> None:
         """Its supervisor, where it is another machine's, sees that the run is gone and removes what it keeps there."""
         files = notes.Files(record.id)
-        if not _is_here(record) or not files.directory.exists():
+        if not _is_here(record):
             return
         _end(files, _drain_s(record))
-        held = Lock.take(files.lock, _START_WAIT_S)
-        if held is None:
-            raise TargetError(f"the run's supervisor{_pid(files)} does not end; end it and delete the run again")
+        held = None
         try:
+            held = Lock.take(files.lock, _START_WAIT_S)
             note = notes.read(files.supervisor, notes.Supervisor)
             if note is not None and note.cgroup:
                 limits.remove(Path(note.cgroup))
             shutil.rmtree(files.directory)
         except FileNotFoundError:
-            return  # the supervisor, which was told of the same, was faster
+            return  # there was none, or the supervisor, which was told of the same, was faster
         except OSError as error:
             raise TargetError(f"{files.directory} could not be removed: {error}") from error
         finally:
-            held.close()
+            if held is not None:
+                held.close()
 
     def logs(self, record: Record, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
         if not _is_here(record):
-            raise TargetError(f"the run's log is on {record.status['host']}, which serves it; read it there")
+            raise TargetError(f"the run's log is on {_place(record)}; read it there")
         ended = (lambda: self._has_ended(record)) if follow else None
         return log_lines.read(notes.Files(record.id).directory, tail, ended)
 
@@ -145,17 +146,21 @@ class LocalTarget:
 
 
 def _is_here(record: Record) -> bool:
-    """Whether it is this machine's: another's processes and locks cannot be seen from here. What nobody has begun to
-    serve is anybody's."""
-    here = socket.gethostname()
-    return bool(record.status.get("host", here) == here)
+    """Whether it is kept on this machine and in this home: another's processes and locks cannot be seen from here,
+    though the store may be shared. What nobody has begun to serve is anybody's."""
+    return all(record.status.get(name, value) == value for name, value in notes.here().items())
+
+
+def _place(record: Record) -> str:
+    """Where it is kept, for a person who is elsewhere."""
+    return f"{record.status.get('host')} (MODELSERVE_HOME={record.status.get('home')})"
 
 
 def _begun(record: Record) -> Record:
     """Who serves it, and since when: from now on, nobody holding the lock means that something went wrong."""
     if record.state not in _TO_BEGIN:
         raise TargetError(f"the run is {record.state}; only one that is READY or RESUME can be started")
-    return record.replace(status=record.status | {"host": socket.gethostname(), "begun": now()})
+    return record.replace(status=record.status | notes.here() | {"begun": now()})
 
 
 def _judged(record: Record, files: notes.Files) -> Record:
@@ -218,20 +223,27 @@ def _end(files: notes.Files, bound_s: float) -> None:
         note = notes.read(files.supervisor, notes.Supervisor)
         if note is not None and note.identity != signalled:
             signalled = note.identity
-            note.identity.signal(signal.SIGTERM)
+            _signal(note.identity, signal.SIGTERM)
         return False
 
     deadline = time.monotonic() + bound_s
     if not _wait(ended, bound_s):
         note = notes.read(files.supervisor, notes.Supervisor)
         if note is not None:
-            note.identity.signal(signal.SIGKILL)
+            _signal(note.identity, signal.SIGKILL)
         if not _wait(lambda: not lock.is_held(files.lock), _KILL_S):
             raise TargetError(f"the run's supervisor{_pid(files)} does not end; end it and try again")
     # The server of a supervisor that was killed ends by itself, but takes its time for requests in flight.
     mark = str(files.ports)
     if not _wait(lambda: not identity.marked(notes.MARK, mark), deadline - time.monotonic()):
         identity.kill_marked(notes.MARK, mark, _KILL_S)
+
+
+def _signal(supervisor: identity.Identity, number: int) -> None:
+    try:
+        supervisor.signal(number)
+    except psutil.AccessDenied as error:
+        raise TargetError(f"the run's supervisor (pid {supervisor.pid}) is another user's, who can end it") from error
 
 
 def _wait(is_so: Callable[[], bool], timeout_s: float) -> bool:

@@ -5,6 +5,7 @@ Knows no process and no store.
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,11 +13,16 @@ from typing import Literal, TypeVar
 import msgspec
 
 from modelserve import environment
-from modelserve.deploy.home import run_directory
+from modelserve.deploy.home import home, run_directory
 from modelserve.deploy.identity import Identity
 
 MARK = environment.PORTS_FILE
 """The variable, set to the run's ports file, tells which processes are a run's: servers hand it on to their workers."""
+
+
+def here() -> dict[str, str]:
+    """Facts of a run's status: where its processes and files are."""
+    return {"host": socket.gethostname(), "home": str(home())}
 
 
 class Files:
