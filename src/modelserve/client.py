@@ -6,6 +6,7 @@ Knows the server's routes, not how it was started. Blocking; each method has an 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ class Client:
         elif path is None:
             path = f"/v2/models/{model_name or self.model_name}/infer"
         body = any(request.get(name) is not None for name in ("json", "data", "files", "content"))
+        if isinstance(request.get("data"), str | bytes):  # as requests has it; httpx2 means a form
+            request["content"] = request.pop("data")
         with self._errors():
             return self._open().request(
                 method or ("POST" if body else "GET"), self.url + "/" + path.lstrip("/"), **request
@@ -91,7 +94,7 @@ class Client:
 
     def close(self) -> None:
         if self._client is not None:
-            self._client.close()
+            self._end()
             self._client = None
 
     def _open(self) -> httpx2.Client:
@@ -99,6 +102,8 @@ class Client:
 
         if self._client is None:
             self._client = httpx2.Client(timeout=self._timeout, trust_env=not _is_loopback(self.url))
+            # Runs are cheap views, which nobody closes: connections go with them.
+            self._end = weakref.finalize(self, self._client.close)
         return self._client
 
     def _path_of(self, url: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import modelserve as ms
-from modelserve.deploy import catalog, states
+from modelserve.deploy import catalog, states, waiting
 from modelserve.deploy.record import transition
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound, IllegalTransition, TargetError
 from tests.deploy import nowhere
@@ -185,10 +185,8 @@ class TestTasks:
         assert refused(made.update_task, "serve", return_raw_logits=True) == (
             "--return_probabilities and --return_raw_logits exclude each other; give only one of them"
         )
-        assert (
-            refused(made.update_task, "serve", image="a:b")
-            == "image belongs to a run, not to its task; give it to run()"
-        )
+        said = refused(made.update_task, "serve", image="a:b")
+        assert said == "image belongs to a run, not to its task; give it to run()"
         assert made.get_task("serve").spec.return_raw_logits is None
 
     def test_deleted_with_its_runs(self) -> None:
@@ -196,7 +194,7 @@ class TestTasks:
         run = made.run("serve")
         made.delete_task("serve", cascade=False)
         assert (kept("task"), kept("run")) == (0, 1)
-        made.delete_task if False else made.run("serve")
+        made.run("serve")
         made.delete_task("serve")
         assert made.list_runs() == [run]
         ms.delete_task(made.new_task("serve").key)
@@ -392,9 +390,7 @@ class TestStates:
             assert [("start", run.id)] == nowhere.ASKED
             assert run.refresh().state == "PENDING"
         else:
-            with pytest.raises(
-                IllegalTransition, match=f"the run is {state} and cannot become RESUME; what may follow"
-            ):
+            with pytest.raises(IllegalTransition, match=f"the run is {state} and cannot become RESUME"):
                 run.resume()
             assert (ms.get_run(run.id).state, nowhere.ASKED) == (state, [])
 
@@ -421,7 +417,7 @@ class TestExports:
         assert other.get_task("serve").spec.function == f"huggingfaceserve://other/bert:{made.id}"
         with pytest.raises(EntityExists, match=f"the project 'demo' has a function with the id '{made.id}' already"):
             ms.import_function(file)
-        assert ms.get_project("third" if False else "other").import_function(file).id != made.id, "as recorded"
+        assert ms.get_project("other").import_function(file).id != made.id, "as recorded"
         made.delete()
         assert ms.import_function(file) == made
 
@@ -549,6 +545,26 @@ class TestLooks:
             spec["nothing"]
         with pytest.raises(AttributeError):
             spec._repr_png_  # noqa: B018  what a notebook asks for
+
+
+class TestContext:
+    def test_it_is_stopped_whatever_happens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = function().run("serve")
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(waiting, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt), run:
+            raise AssertionError("not reached")
+        assert run.state == "STOPPED"
+        monkeypatch.setattr(waiting, "wait", lambda *_: None)
+        with pytest.raises(ZeroDivisionError), function().run("serve") as run:
+            raise ZeroDivisionError
+        assert run.state == "STOPPED"
+        with function().run("serve") as run:
+            run.delete()
+        assert run.state == "DELETED"
 
 
 class TestLogs:
