@@ -64,7 +64,7 @@ class File:
     location: str | None = None
     """Redirect there."""
     wrong_range: str | None = None
-    """Content-Range of an answer to a Range."""
+    """Content-Range of an answer to a Range, which has other bytes then."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -193,7 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             right = f"bytes {start}-{len(body) - 1}/{len(body)}"
             headers["Content-Range"] = right if file.wrong_range is None else file.wrong_range
-            body, status = body[start:], HTTPStatus.PARTIAL_CONTENT
+            rest = body[start:] if file.wrong_range is None else bytes(len(body) - start)
+            body, status = rest, HTTPStatus.PARTIAL_CONTENT
         self._answer(status, headers, body, fault=fault, length=file.length)
 
     def _answer(

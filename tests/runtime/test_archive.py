@@ -173,6 +173,14 @@ def test_a_zip_that_lies_about_a_size(tmp_path: Path, into: Path) -> None:
     assert sum(map(len, held(into).values())) <= 10
 
 
+@pytest.mark.parametrize("content", [b"12", b"1234"])
+def test_no_more_and_no_less_than_was_declared(tmp_path: Path, content: bytes) -> None:
+    member = archive._Member("x", 3, "file", lambda: io.BytesIO(content))
+    with pytest.raises(EOFError, match="x should have 3 bytes"):
+        archive._copy(member, tmp_path / "x", lambda: None)
+    assert (tmp_path / "x").stat().st_size <= 3
+
+
 def damaged(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 9]) + content[middle + 9 :]

@@ -286,6 +286,16 @@ def test_a_file_that_changes_meanwhile_starts_over(server: Web) -> None:
     assert ranges(server)[1] is not None
 
 
+def test_bytes_that_nobody_can_tell_apart_are_not_taken_up(tmp_path: Path) -> None:
+    for mark, kept in (("", 0), ("a", 2)):
+        part = cache.Part(tmp_path / f"part{mark}", "it")
+        part.begin("model.pkl", cache.Item(3, mark))
+        part.file("model.pkl").write_bytes(b"12")
+        again = cache.Part(tmp_path / f"part{mark}", "it")
+        again.expect({"model.pkl": cache.Item(3, mark)})
+        assert again.size("model.pkl") == kept
+
+
 def test_a_process_that_is_killed_goes_on_where_it_was(server: Web, home: Path) -> None:
     server.put("/bert.zip", packed())
     server.fail("/bert.zip", hold_after=HALF)
@@ -441,9 +451,9 @@ def test_a_url_with_a_digest_is_asked_for_once(server: Web) -> None:
     server.put("/bert.zip", content)
     url = f"{server.url}/bert.zip#sha256={hashlib.sha256(content).hexdigest()}"
     path = fetch(url)
-    server.stop()
     assert fetch(url) == path
     assert len(server.requests) == 1
+    server.stop()
     other = refused(f"{server.url}/bert.zip#sha256={'0' * 64}")
     assert "cannot be reached" in other, "what the cache has is another file"
 
