@@ -4,13 +4,18 @@ pytest, so that MLServer's own environment can make the same files (tests/protoc
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import RandomForestClassifier
@@ -28,10 +33,8 @@ DIABETES, PROGRESSION = load_diabetes(return_X_y=True)
 TEXTS = ["what a film", "i left after an hour", "a great evening", "boring and long", "great film", "what a bore"]
 
 
-def people() -> Any:
+def people() -> pd.DataFrame:
     """A table with columns of three kinds: whole numbers, numbers with gaps, texts."""
-    import pandas as pd
-
     random = np.random.default_rng(7)
     income = random.normal(40_000, 10_000, 200).round(2)
     income[::17] = np.nan
@@ -130,6 +133,30 @@ def dump(name: str, directory: Path, ending: str = ".joblib") -> Path:
     return file
 
 
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="modelserve-estimators-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def estimator(name: str, ending: str = ".joblib") -> Path:
+    """The file of an estimator, made once for this process."""
+    return dump(name, _folder(), ending)
+
+
+@cache
+def mlflow_model(name: str) -> Path:
+    """The directory of an MLflow model, made once for this process."""
+    return save(name, _folder())
+
+
+def model(name: str) -> Path:
+    """Either, by its name."""
+    return mlflow_model(name) if name in MLFLOW else estimator(name)
+
+
 MLFLOW = ("mlflow_table", "mlflow_array", "mlflow_own", "mlflow_own_frame", "mlflow_tensors", "mlflow_unsigned")
 
 
@@ -176,8 +203,8 @@ def _own() -> Any:
     """A model whose code is in its pickle: takes a parameter, and refuses and fails on wish."""
     import mlflow
 
-    class Own(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    class Own(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
             if (model_input["n"] == -1).any():
                 raise ValueError("n is -1; it must be 0 or more")
             if (model_input["n"] == -2).any():
@@ -189,10 +216,9 @@ def _own() -> Any:
 
 def _own_frame() -> Any:
     import mlflow
-    import pandas as pd
 
-    class OwnFrame(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    class OwnFrame(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
             return pd.DataFrame({"double": model_input["x"] * 2, "upper": model_input["word"].str.upper()})
 
     return OwnFrame()
@@ -201,8 +227,8 @@ def _own_frame() -> Any:
 def _own_tensors() -> Any:
     import mlflow
 
-    class OwnTensors(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    class OwnTensors(mlflow.pyfunc.PythonModel):
+        def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:
             return {"sum": model_input["a"].sum(axis=1), "both": np.hstack([model_input["a"], model_input["b"]])}
 
     return OwnTensors()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.environments import environment
+from tests.estimators import IRIS, SKLEARN, estimator
 from tests.models import minilm, tiny
 from tests.process import Server, serve
 
@@ -151,6 +152,32 @@ def test_kserves_clients_read_classes(classifier: Server) -> None:
     ):
         answer = answers[api][way]
         assert (answer["datatype"], answer["shape"], answer["data"]) == ("INT64", [len(TEXTS)], classes)
+
+
+@pytest.fixture(scope="module")
+def flowers() -> Iterator[Server]:
+    with serve("--model_dir", estimator("classifier"), "--model_name=m", "--allow_pickle") as server:
+        yield server
+
+
+def test_tritonclient_reads_predictions_of_rows(flowers: Server) -> None:
+    rows = IRIS[::40]
+    fitted = SKLEARN["classifier"]()
+    answers = ask(
+        "tritonclient", "ask_rows_tritonclient.py", flowers.http_port, flowers.grpc_port, "m", json.dumps(rows.tolist())
+    )
+    for told in answers.values():
+        assert told["default"] == told["predict"] == fitted.predict(rows)[:, None].tolist()
+        close(told["predict_proba"], fitted.predict_proba(rows))
+        assert "the model knows no column names" in told["columns"]
+
+
+def test_kserves_clients_read_predictions_of_rows(flowers: Server) -> None:
+    rows = IRIS[::40]
+    answers = ask("kserve", "ask_rows_kserve.py", flowers.http_port, flowers.grpc_port, "m", json.dumps(rows.tolist()))
+    classes = SKLEARN["classifier"]().predict(rows).tolist()
+    assert answers["v1"] == classes
+    assert answers["v2"] == answers["grpc"] == ["predict", "INT64", [len(rows), 1], classes]
 
 
 @pytest.mark.parametrize("prefix", ["/openai/v1", "/v1"])

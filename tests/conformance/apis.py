@@ -25,8 +25,9 @@ Text = str | tuple[str, str]
 Tensors = dict[str, np.ndarray]
 """V2's tensors by name; BYTES are arrays of str."""
 
-DATATYPES = {"O": "BYTES", "l": "INT64", "f": "FP32"}
-CONTENTS = {"BYTES": "bytes_contents", "INT64": "int64_contents", "FP32": "fp32_contents"}
+DATATYPES = {"O": "BYTES", "l": "INT64", "f": "FP32", "d": "FP64"}
+CONTENTS = {"BYTES": "bytes_contents", "INT64": "int64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"}
+NUMPY = {"INT64": "<i8", "FP32": "<f4", "FP64": "<f8"}
 
 
 @dataclass
@@ -107,22 +108,27 @@ async def v1(served: Served, texts: Sequence[Text], parameters: dict[str, Any]) 
     return Answer(said["predictions"], beside, dropped)
 
 
-async def v2_json(served: Served, inputs: Tensors, parameters: dict[str, Any]) -> tuple[Tensors, int]:
+async def v2_json(
+    served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
+) -> tuple[Tensors, int]:
     described = [{**_head(name, array), "data": array.ravel().tolist()} for name, array in inputs.items()]
-    body = {"inputs": described, "parameters": _flat(parameters)}
+    body = {"inputs": described, "parameters": _flat(parameters), "outputs": _named(outputs)}
     answer, dropped = await _post(served, f"/v2/models/{NAME}/infer", json=body)
     said = answer.json()
     assert ((said["parameters"] or {}).get("tokens_dropped", 0)) == dropped
     return {o["name"]: _array(o["datatype"], o["shape"], o["data"]) for o in said["outputs"]}, dropped
 
 
-async def v2_binary(served: Served, inputs: Tensors, parameters: dict[str, Any]) -> tuple[Tensors, int]:
+async def v2_binary(
+    served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
+) -> tuple[Tensors, int]:
     parts = [_to_bytes(array) for array in inputs.values()]
     described = [
         {**_head(name, array), "parameters": {"binary_data_size": len(part)}}
         for (name, array), part in zip(inputs.items(), parts, strict=True)
     ]
-    head = json.dumps({"inputs": described, "parameters": {**_flat(parameters), "binary_data_output": True}}).encode()
+    flags = {**_flat(parameters), "binary_data_output": True}
+    head = json.dumps({"inputs": described, "parameters": flags, "outputs": _named(outputs)}).encode()
     answer, dropped = await _post(
         served,
         f"/v2/models/{NAME}/infer",
@@ -140,8 +146,10 @@ async def v2_binary(served: Served, inputs: Tensors, parameters: dict[str, Any])
     return tensors, dropped
 
 
-async def grpc_contents(served: Served, inputs: Tensors, parameters: dict[str, Any]) -> tuple[Tensors, int]:
-    request = _grpc_request(inputs, parameters)
+async def grpc_contents(
+    served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
+) -> tuple[Tensors, int]:
+    request = _grpc_request(inputs, parameters, outputs)
     for message, array in zip(request.inputs, inputs.values(), strict=True):
         flat = array.ravel().tolist()
         elements = [text.encode() for text in flat] if message.datatype == "BYTES" else flat
@@ -155,8 +163,10 @@ async def grpc_contents(served: Served, inputs: Tensors, parameters: dict[str, A
     return tensors, dropped
 
 
-async def grpc_raw(served: Served, inputs: Tensors, parameters: dict[str, Any]) -> tuple[Tensors, int]:
-    request = _grpc_request(inputs, parameters)
+async def grpc_raw(
+    served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
+) -> tuple[Tensors, int]:
+    request = _grpc_request(inputs, parameters, outputs)
     request.raw_input_contents.extend(_to_bytes(array) for array in inputs.values())
     answer, dropped = await _grpc(served, request)
     assert not any(output.HasField("contents") for output in answer.outputs)
@@ -164,10 +174,12 @@ async def grpc_raw(served: Served, inputs: Tensors, parameters: dict[str, Any]) 
     return {output.name: _of_bytes(output.datatype, output.shape, raw) for output, raw in pairs}, dropped
 
 
-def _grpc_request(inputs: Tensors, parameters: dict[str, Any]) -> Any:
-    request = pb.ModelInferRequest(model_name=NAME, inputs=[_head(name, array) for name, array in inputs.items()])
+def _grpc_request(inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str]) -> Any:
+    request = pb.ModelInferRequest(
+        model_name=NAME, inputs=[_head(name, array) for name, array in inputs.items()], outputs=_named(outputs)
+    )
     for name, value in _flat(parameters).items():
-        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}[type(value)]
         setattr(request.parameters[name], kind, value)
     return request
 
@@ -188,6 +200,10 @@ def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, list) else value for name, value in parameters.items()}
 
 
+def _named(outputs: Sequence[str]) -> list[dict[str, str]]:
+    return [{"name": name} for name in outputs]
+
+
 def _head(name: str, array: np.ndarray) -> dict[str, Any]:
     return {"name": name, "datatype": DATATYPES[array.dtype.char], "shape": array.shape}
 
@@ -197,7 +213,7 @@ def _array(datatype: str, shape: Sequence[int], elements: Sequence[Any]) -> np.n
         flat = np.empty(len(elements), dtype=object)
         flat[:] = [one.decode() if isinstance(one, bytes) else one for one in elements]
         return flat.reshape(shape)
-    return np.array(elements, dtype={"INT64": np.int64, "FP32": np.float32}[datatype]).reshape(shape)
+    return np.array(elements, dtype=NUMPY[datatype]).reshape(shape)
 
 
 def _to_bytes(array: np.ndarray) -> bytes:
@@ -209,7 +225,7 @@ def _to_bytes(array: np.ndarray) -> bytes:
 
 def _of_bytes(datatype: str, shape: Sequence[int], raw: bytes) -> np.ndarray:
     if datatype != "BYTES":
-        return np.frombuffer(raw, {"INT64": "<i8", "FP32": "<f4"}[datatype]).reshape(shape)
+        return np.frombuffer(raw, NUMPY[datatype]).reshape(shape)
     elements = []
     while raw:
         (length,) = struct.unpack_from("<I", raw)

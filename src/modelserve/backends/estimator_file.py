@@ -11,6 +11,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,19 @@ def _skops(file: Path, allow_pickle: bool) -> Any:
 @contextlib.contextmanager
 def without_torch() -> Iterator[None]:
     """skops imports every module of scikit-learn to list its estimators, and one of those imports torch where it is
-    installed: two seconds and 200 MB for nothing. It does without where torch cannot be imported."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # this is how an import is made to fail
+    installed: two seconds and 200 MB for nothing. It does without where torch cannot be found."""
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        del sys.modules["torch"]
+        sys.meta_path.remove(finder)
+
+
+class _NoTorch(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError("torch is not imported here", name=fullname)
 
 
 @contextlib.contextmanager

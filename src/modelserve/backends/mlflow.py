@@ -157,11 +157,12 @@ def _load(path: Path) -> Any:
 
 def _raw(model: Any) -> Any:
     """What is behind the python_function; the function itself where it does not say."""
-    try:
-        return model.get_raw_model()
-    except Exception as error:
-        log.debug("the model does not show what it is made of: %s", error)
-        return model
+    for unwrap in (model.get_raw_model, model.unwrap_python_model):
+        try:
+            return unwrap()
+        except Exception as error:  # each is for some models only
+            log.debug("the model does not show what it is made of: %s", error)
+    return model
 
 
 def _specs(schema: Any, unnamed: str) -> Sequence[TensorSpec]:

@@ -93,7 +93,7 @@ class _Call:
 
     def __call__(self, method: str) -> Answer:
         answer = self._model.ask(self._prepared, method, self._options)
-        if self._rows is not None and len(answer) != self._rows:
+        if self._rows is not None and answer.rows != self._rows:
             raise _Uneven
         return answer
 

@@ -13,7 +13,12 @@ import numpy as np
 _LIBRARIES = ("sklearn", "xgboost", "lightgbm", "catboost")
 """Their estimators look at one row at a time, but for those below (tests/backends/test_rowwise.py asks all of
 scikit-learn's)."""
-_WHOLE_TABLE = {"NMF": "starts from the mean of all rows", "MiniBatchNMF": "starts from the mean of all rows"}
+_WHOLE_TABLE = {
+    "NMF": "starts from the mean of all rows",
+    "MiniBatchNMF": "starts from the mean of all rows",
+    "SparsePCA": "answers a single row in another shape",
+    "MiniBatchSparsePCA": "answers a single row in another shape",
+}
 _FUNCTIONS = ("func", "inverse_func")
 
 

@@ -123,12 +123,13 @@ class Answer:
     values: Array | dict[str, Array]
     form: Literal["array", "texts", "table", "tensors"]
 
-    def __len__(self) -> int:
-        """Rows; -1 where the names do not have equally many."""
+    @property
+    def rows(self) -> int | None:
+        """How many are answered; None where not all names have equally many."""
         if not isinstance(self.values, dict):
             return len(self.values)
         lengths = {len(column) for column in self.values.values()}
-        return lengths.pop() if len(lengths) == 1 else -1
+        return lengths.pop() if len(lengths) == 1 else None
 
     @property
     def size(self) -> int:
