@@ -7,6 +7,7 @@ A block's language says what it must prove:
   json     parses. Right after a bash block it is what that block prints: same keys, same types, lists may be shortened.
   yaml     parses.
   text     is only read.
+A page has a MODELSERVE_HOME of its own; what it leaves running is ended after it.
 Ports 8080 and 8081 of a page are replaced by the free ones that the server took. Knows no page.
 """
 
@@ -16,8 +17,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +38,9 @@ BLOCK_S = 60
 
 MAKE = {"make test": "make --dry-run test", "make demo": "make demo ARGS=--once"}
 """A test does not run all tests, and the demo must end; what `make test` would do is shown to be well formed."""
+
+FORGET = "import modelserve as ms; [run.delete() for run in ms.list_runs()]"
+"""Ends what the page has left running."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Reader:
         self.printed: str | None = None
         """What the last block printed, when it was a bash block."""
         self._end = contextlib.ExitStack()
+        self._home = Path(tempfile.mkdtemp(prefix="home-"))
+        self.environment |= {
+            "MODELSERVE_HOME": str(self._home),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+        }
 
     def __enter__(self) -> Reader:
         return self
@@ -79,6 +90,11 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.close()
+        if (self._home / "modelserve.db").exists():
+            subprocess.run(
+                [str(self.python), "-c", FORGET], env=self.environment, cwd=ROOT, timeout=BLOCK_S, check=True
+            )
+        shutil.rmtree(self._home)
 
     def read(self, block: Block) -> None:
         """Run or check one block; AssertionError names it."""

@@ -304,8 +304,7 @@ class TestRuns:
         (line,) = [one for one in caplog.records if "kept for a cluster" in one.getMessage()]
         assert line.levelno == logging.WARNING
         assert line.getMessage() == (
-            "node_selector, affinity, tolerations, service_type, service_name, image: kept for a cluster; no effect on "
-            "this machine"
+            "node_selector, affinity, tolerations, service_type, image: kept for a cluster; no effect on this machine"
         )
         assert (run.spec.service_type, run.spec.node_selector) == ("NodePort", [{"key": "gpu", "value": "a100"}])
         assert run.spec.tolerations == [{"operator": "Exists"}]

@@ -4,6 +4,8 @@ by which run, task and profile meet. The shapes of a pod's parameters are in tes
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from modelserve.deploy import parameters
 from modelserve.deploy.parameters import POD
 from modelserve.errors import ConfigError
+from tests.blocks import ROOT
 
 SEED = """
 node_selector volumes resources affinity tolerations envs secrets profile replicas service_type
@@ -18,6 +21,11 @@ huggingface_task backend tokenizer_revision max_length disable_lower_case disabl
 tensor_input_names return_token_type_ids return_probabilities disable_log_requests max_log_len
 """
 """The rows of its two tables; action is run()'s own."""
+
+
+def test_the_page_has_the_tables() -> None:
+    done = subprocess.run([sys.executable, "tools/sdk.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", SEED.split())
@@ -171,7 +179,6 @@ def test_what_only_a_cluster_knows() -> None:
         "affinity",
         "tolerations",
         "service_type",
-        "service_name",
         "runtime_class",
         "priority_class",
         "image",

@@ -51,7 +51,12 @@ POD: tuple[Row, ...] = (
     Row("profile", shapes.text, "Name of a file of defaults.", here="its defaults are taken"),
     Row("replicas", shapes.count, "How many servers.", here="worker processes behind one port"),
     Row("service_type", shapes.service_type, "ClusterIP, NodePort, LoadBalancer or ExternalName."),
-    Row("service_name", shapes.service_name, "A stable name, which moves to the newest run."),
+    Row(
+        "service_name",
+        shapes.service_name,
+        "A stable name, which moves to the newest run.",
+        here="the name in status.service",
+    ),
     Row("runtime_class", shapes.text, "RuntimeClass of the pods."),
     Row("priority_class", shapes.text, "PriorityClass of the pods."),
     Row("path", shapes.text, "Another path, below the function's.", here="what is served", run_only=True),
@@ -61,7 +66,7 @@ POD: tuple[Row, ...] = (
 )
 
 _ROWS = {row.name: row for row in POD}
-_OF_THE_FUNCTION = {
+SAID_OTHERWISE = {
     "model_id": "path",
     "model_dir": "path",
     "model_revision": "path (hf://org/name:revision)",
@@ -70,8 +75,8 @@ _OF_THE_FUNCTION = {
     "task": "huggingface_task",
 }
 """Flags of the server that a run says in other words."""
-_NOT_IN_ARGS = {name: said for name, said in _OF_THE_FUNCTION.items() if name != "task"} | {"model_name": "model_name"}
-SERVER: tuple[flags.Parameter, ...] = tuple(p for p in flags.PARAMETERS if p.name not in _OF_THE_FUNCTION)
+_NOT_IN_ARGS = {name: said for name, said in SAID_OTHERWISE.items() if name != "task"} | {"model_name": "model_name"}
+SERVER: tuple[flags.Parameter, ...] = tuple(p for p in flags.PARAMETERS if p.name not in SAID_OTHERWISE)
 """Parameters of the server that are keywords under their own names, beside huggingface_task."""
 _SERVER_NAMES = (
     {"huggingface_task": "task"} | {name: p.name for p in SERVER for name in p.names} | {"model_name": "model_name"}
@@ -142,7 +147,7 @@ def _server_value(name: str, value: object) -> Any:
 
 
 def _unknown(name: str) -> str:
-    if name in _OF_THE_FUNCTION:
-        return f"unknown parameter {name}; it is said with {_OF_THE_FUNCTION[name]}"
+    if name in SAID_OTHERWISE:
+        return f"unknown parameter {name}; it is said with {SAID_OTHERWISE[name]}"
     near = get_close_matches(name, [*_ROWS, *_SERVER_NAMES], n=1)
     return f"unknown parameter {name}" + (f"; did you mean {near[0]}?" if near else "")

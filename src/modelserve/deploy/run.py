@@ -89,7 +89,7 @@ class Run(Entity):
         if self.url is None:
             self.refresh()
         if self.url is None:
-            raise InvokeError(f"the run is {self.state} and has no service yet; wait until it is RUNNING")
+            raise InvokeError(self._no_service())
         if self._client is None or self._client.url != self.url:
             self._close()
             self._client = Client(self.url, self._record.spec["model_name"])
@@ -191,11 +191,15 @@ class Run(Entity):
                 raise
             self.refresh()
             if self.state != "RUNNING":
-                said = self._record.status.get("message")
-                raise InvokeError(f"the run is {self.state}{': ' + said if said else ''}") from error
+                raise InvokeError(self._no_service()) from error
             if self.url == client.url:
                 raise
             return ask(self.client)
+
+    def _no_service(self) -> str:
+        said = self._record.status.get("message")
+        later = "" if self.state in states.ENDED else " and has no service yet; wait until it is RUNNING"
+        return f"the run is {self.state}{later}{': ' + said if said else ''}"
 
     def _facts(self) -> dict[str, Any]:
         function = self._record.spec["function"].rpartition("/")[2].partition(":")[0]
