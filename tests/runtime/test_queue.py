@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -95,24 +95,38 @@ NOBODY = Answered(0, 0.0, 0.0)
 @dataclass
 class Arrived(Text):
     put_at: float = 10.0
+    reply: object = field(default_factory=object)
 
 
 def test_a_caller_alone_never_waits() -> None:
     assert pause_s([Arrived(16)], [], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
-    just_answered = Answered(texts=1, at=9.999, lasted_s=0.01)
+    just_answered = Answered(callers=1, at=9.999, lasted_s=0.01)
     assert pause_s([Arrived(16)], [], just_answered, now=10.0, limits=limits("packed", 512)) == 0, (
         "it is the one who was answered"
     )
 
 
 def test_little_waits_for_those_who_were_just_answered() -> None:
-    last = Answered(texts=8, at=9.999, lasted_s=0.04)
+    last = Answered(callers=8, at=9.999, lasted_s=0.04)
     assert pause_s([Arrived(16)], [], last, now=10.0, limits=limits("packed", 512)) == pytest.approx(0.009)
-    assert pause_s([Arrived(16)] * 8, [], last, now=10.0, limits=limits("packed", 512)) == 0, "all are back"
+    all_of_them = [Arrived(16) for _ in range(8)]
+    assert pause_s(all_of_them, [], last, now=10.0, limits=limits("packed", 512)) == 0, "all are back"
     assert pause_s([Arrived(16)], [], last, now=10.1, limits=limits("packed", 512)) == 0, "they do not come"
     assert pause_s(
         [Arrived(16)], [], last._replace(lasted_s=9), now=10.0, limits=limits("packed", 512)
     ) == pytest.approx(0.019), "bounded"
+
+
+def test_a_caller_alone_with_many_texts_never_waits_either() -> None:
+    it = object()
+    rest, next_request = Arrived(16, put_at=9.9, reply=it), Arrived(16, reply=object())
+    half_done = Answered(callers=0, at=9.999, lasted_s=0.04)
+    assert pause_s([rest] * 8, [], half_done, now=10.0, limits=limits("packed", 512)) == 0, "it is not answered yet"
+    answered = Answered(callers=1, at=9.999, lasted_s=0.04)
+    assert pause_s([next_request], [], answered, now=10.0, limits=limits("packed", 512)) == 0, "it is back, with less"
+    last = Answered(callers=2, at=9.999, lasted_s=0.04)
+    many = [Arrived(16, reply=it) for _ in range(8)]
+    assert pause_s(many, [], last, now=10.0, limits=limits("packed", 512)) > 0, "the other one is on its way"
 
 
 def test_little_waits_for_a_small_pass_to_end() -> None:

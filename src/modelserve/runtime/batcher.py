@@ -197,14 +197,15 @@ class Batcher:
                     continue
                 alone = not self._running and not self._queue
                 self._running[number] = _Pass(_tokens(batch), time.monotonic())
-            try:
-                self._run(batch, alone)
-            finally:
-                with self._lock:
-                    ended, now = self._running.pop(number), time.monotonic()
-                    self._last = Answered(len(batch), now, now - ended.started)
-                    if self._queue:
-                        self._wake()  # a stream may wait for this pass to end
+                if self._queue:
+                    self._wake()  # the rest is another stream's: who put it woke one only
+            ended = self._run(batch, alone)
+            with self._lock:
+                started = self._running.pop(number).started
+                callers = len({id(entry.reply) for entry in batch if not entry.reply.waiting})
+                self._last = Answered(callers, ended, ended - started)
+                if self._queue:
+                    self._wake()  # a stream may wait for this pass to end
 
     def _wake(self) -> None:
         """The first stream that waits looks again: one caller alone meets the same stream, with warm caches."""
@@ -234,8 +235,11 @@ class Batcher:
                 self._leave(entry.reply, entry.inputs)
         return batch
 
-    def _run(self, batch: list[Entry], alone: bool) -> None:
-        """One pass; on failure smaller ones, so that only the work that cannot be computed fails."""
+    def _run(self, batch: list[Entry], alone: bool) -> float:
+        """One pass; on failure smaller ones, so that only the work that cannot be computed fails.
+
+        Returns when it ended, which is before any of its callers can be back.
+        """
         started = time.monotonic()
         failed: ModelServeError = InferenceFailed("the model failed on this input")
         try:
@@ -245,21 +249,22 @@ class Batcher:
         except DeviceLost:
             log.exception("the device has failed; liveness turns false")
             self._lose(batch)
-            return
+            return time.monotonic()
         except OutOfMemory as error:
             log.warning("out of memory with %d inputs of length %d: %s", len(batch), _tokens(batch), error)
             failed = InferenceFailed(f"the device has no memory for an input of {batch[0].length} tokens")
         except BaseException:  # custom model code may raise anything; this thread must outlive it
             log.exception("a forward pass over %d inputs of length %d failed", len(batch), _tokens(batch))
         else:
-            self._deliver(batch, outputs, started, time.monotonic())
-            return
+            ended = time.monotonic()
+            self._deliver(batch, outputs, started, ended)
+            return ended
         if len(batch) == 1:
+            ended = time.monotonic()
             _answer(batch[0].reply, failed)
-            return
+            return ended
         middle = len(batch) // 2
-        self._run(batch[:middle], alone)
-        self._run(batch[middle:], alone)
+        return min(self._run(batch[:middle], alone), self._run(batch[middle:], alone))
 
     def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
         tokens = _tokens(batch)

@@ -29,6 +29,10 @@ class Arrived(Waiting, Protocol):
     @property
     def put_at(self) -> float: ...
 
+    @property
+    def reply(self) -> object:
+        """Whose text it is: one and the same object for all texts of a request."""
+
 
 _LEAST_SHARE_TOKENS = 256
 """Below this a pass is mostly overhead, and is not worth dividing."""
@@ -39,9 +43,9 @@ _RETURN_SHARE, _RETURN_S = 0.25, 0.02
 
 
 class Answered(NamedTuple):
-    """The pass that ended last: how many texts it answered, when, and how long it took."""
+    """The pass that ended last: how many callers had their last text in it, when it ended, and how long it took."""
 
-    texts: int
+    callers: int
     at: float
     lasted_s: float
 
@@ -51,19 +55,17 @@ def pause_s(
 ) -> float:
     """Seconds for which a free stream should let what waits grow; 0 to begin at once.
 
-    A caller alone never waits: nothing runs, and it is itself who was answered last. In a crowd of callers who ask
-    again when they are answered, who begins with the first that is back makes passes of few texts, each mostly
-    overhead. So what fills no pass waits for those who were just answered, and little waits for a small pass on another
-    stream to end.
+    A caller alone never waits, however many texts it has: it is itself who was answered last, or it has not been. In a
+    crowd of callers who ask again when they are answered, who begins with the first that is back makes passes of few
+    texts, each mostly overhead. So what fills no pass waits for those who were just answered, and little waits for a
+    small pass on another stream to end.
     """
     tokens = sum(entry.length for entry in waiting)
     if tokens >= limits.max_batch_tokens or limits.layout == "single":
         return 0.0
-    returned = sum(entry.put_at > last.at for entry in waiting)
-    if returned < last.texts:
-        until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
-        if until > now:
-            return until - now
+    until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
+    if until > now and len({id(entry.reply) for entry in waiting if entry.put_at > last.at}) < last.callers:
+        return until - now
     if tokens < _LEAST_SHARE_TOKENS and running_tokens and max(running_tokens) < _LEAST_SHARE_TOKENS:
         return max(0.0, waiting[0].put_at + _COMPANY_S - now)
     return 0.0
