@@ -54,8 +54,9 @@ bench: .venv/.bench ## the figures of docs/benchmarks.md
 soak: .venv/.dev ## kill servers, supervisors and starters at random points (ARGS=200 times)
 	$(BIN)/python -m tests.deploy.soak $(ARGS)
 
-docs: .venv/.dev ## write again what is generated (docs/parameters.md)
+docs: .venv/.dev ## write again what is generated (docs/parameters.md, the tables of docs/sdk.md)
 	$(BIN)/python tools/parameters.py
+	$(BIN)/python tools/sdk.py
 
 PB := src/modelserve/protocols/pb
 proto: .venv/.dev ## compile inference.proto again

@@ -372,3 +372,8 @@ def test_pickled_layers_need_a_yes(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="2_Dense has pickled weights only; --allow_pickle"):
         build(path, NAME)
     assert_same(ask(path, build(path, NAME, Config(allow_pickle=True)), TEXTS).predictions, expected)
+
+
+def test_flags_for_classes_are_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    build(NAME, minilm(), return_probabilities=True)
+    assert "--return_probabilities has no effect: text_embedding has no classes" in caplog.messages

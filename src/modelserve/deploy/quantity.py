@@ -49,4 +49,5 @@ def _parse(value: object) -> Fraction | None:
     if suffix in _BINARY:
         return number * 2 ** _BINARY[suffix]
     power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
-    return number * Fraction(10) ** power
+    exact: Fraction = number * Fraction(10) ** power
+    return exact

@@ -5,6 +5,7 @@ Pure functions of the parameters, called in a tokenizer thread before any queue.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from modelserve.config import Config
 from modelserve.errors import InvalidRequest, LoadError
 from modelserve.types import Instance, Params, TextPair
+
+log = logging.getLogger(__name__)
 
 DEFAULT = "default"
 PROBABILITIES = "probabilities"
@@ -45,6 +48,9 @@ class Answers:
         flags = [name for name in KSERVE if name in kinds and getattr(config, name)]
         if len(flags) > 1:
             raise LoadError(f"--{flags[0]} and --{flags[1]} ask for different answers; give one of them")
+        for name in KSERVE:
+            if name not in kinds and getattr(config, name):
+                log.warning("--%s has no effect: %s has no classes", name, task)
         self._flag = flags[0] if flags else None
         self.default = kinds[self._flag] if self._flag else DEFAULT
         """The kind of a request without parameters."""
