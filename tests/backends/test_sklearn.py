@@ -18,9 +18,10 @@ import pytest
 import sklearn
 import skops.io
 from sklearn.base import BaseEstimator
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from modelserve.backends.rows import ROWS
 from modelserve.backends.sklearn import SklearnBackend, text_columns
@@ -209,6 +210,15 @@ def test_a_model_that_does_not_answer_each_row_is_asked_alone(tmp_path: Path, ca
         "single",
         "it does not answer each row by itself",
     )
+
+
+@pytest.mark.parametrize(("threads", "jobs"), [(None, 1), (3, 3)])
+def test_jobs_are_those_of_the_server(tmp_path: Path, threads: int | None, jobs: int) -> None:
+    forest = RandomForestClassifier(n_estimators=3, n_jobs=-1).fit(IRIS, SPECIES)
+    file = dumped(make_pipeline(StandardScaler(), forest).fit(IRIS, SPECIES), tmp_path / "forest.joblib")
+    backend = SklearnBackend(file, allow_pickle=True, threads=threads)
+    assert backend._estimator[-1].n_jobs == jobs
+    assert SklearnBackend(estimator("two_classifiers"), allow_pickle=True)._estimator.n_jobs is None
 
 
 def test_rows_that_are_not_alike_are_not_joined(tmp_path: Path) -> None:

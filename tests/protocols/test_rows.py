@@ -66,8 +66,8 @@ def test_instances_that_are_no_rows(given: Any, message: str) -> None:
 
 
 def test_the_models_own_parameters() -> None:
-    given = {"factor": 2, "return_probabilities": True, "content_type": "pd", "binary_data_output": True, "headers": {}}
-    assert rows.of_instances([[1]], given).options == {"factor": 2}
+    given = {"factor": 2, "top_k": 3, "content_type": "pd", "binary_data_output": True, "headers": {}}
+    assert rows.of_instances([[1]], given).options == {"factor": 2, "top_k": 3}
 
 
 X = Tensor("x", "FP64", (2, 1), np.array([[1.0], [2.0]]))

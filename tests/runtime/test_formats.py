@@ -95,9 +95,10 @@ def test_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"task": "fill_mask"}, "--task is for Hugging Face models, and .* is a model of sklearn; leave it away"),
-        ({"dtype": "float16"}, "--dtype is for Hugging Face models, and .* is a model of sklearn; leave it away"),
-        ({"backend": "huggingface"}, "--backend huggingface cannot run .*, a model of sklearn; leave it away"),
+        ({"task": "fill_mask"}, "--task fill_mask is for Hugging Face models, and .* is one of sklearn; leave it away"),
+        ({"dtype": "float16"}, "--dtype float16 is for Hugging Face models, and .* is one of sklearn; leave it away"),
+        ({"backend": "huggingface"}, "--backend huggingface is for Hugging Face models, and .* is one of sklearn"),
+        ({"device": "cuda"}, "--device cuda: .* is a model of sklearn, which runs on the CPU"),
         ({"allow_pickle": False}, "classifier.joblib is a pickle"),
     ],
 )

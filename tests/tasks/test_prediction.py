@@ -134,9 +134,11 @@ def test_the_servers_flag_is_a_default() -> None:
 
 
 def test_only_the_models_own_options_reach_it() -> None:
-    one = Signature("array", ARRAY.inputs, METHODS, options=frozenset({"factor"}))
-    rows = Rows(np.ones((1, 3)), options={"factor": 2, "other": 3})
-    assert task(one).preprocess(rows, Params(), ()).options == {"factor": 2}
+    one = Signature("array", ARRAY.inputs, METHODS, options=frozenset({"factor", "top_k"}))
+    rows = Rows(np.ones((1, 3)), options={"factor": 2, "other": 3, "top_k": 4})
+    assert task(one).preprocess(rows, Params(top_k=4), ()).options == {"factor": 2, "top_k": 4}
+    with pytest.raises(InvalidRequest, match="top_k means nothing to the task prediction"):
+        task().preprocess(rows, Params(top_k=4), ())
 
 
 def answered(*answers: tuple[str, Any, Any], by_method: bool = True) -> tuple[Prediction, dict[str, Answer]]:
@@ -184,6 +186,8 @@ def test_tables_and_named_tensors() -> None:
     one, output = answered(("predict", columns, "tensors"), by_method=False)
     assert [tensor.content_type for tensor in one.outputs(output)] == ["np", "np"]
     assert one.content_type(output) == "dict"
+    one, output = answered(("predict", {"a": np.arange(2), "b": np.arange(3)}, "tensors"), by_method=False)
+    assert one.predictions(output) == [{"a": [0, 1], "b": [0, 1, 2]}]
     one, output = answered(("predict", objects("x", "y"), "texts"), by_method=False)
     assert [(t.name, t.shape, t.content_type) for t in one.outputs(output)] == [("output-1", (2, 1), "str")]
     assert one.content_type(output) == "str"

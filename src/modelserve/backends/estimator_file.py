@@ -20,20 +20,20 @@ from modelserve.errors import LoadError
 log = logging.getLogger(__name__)
 
 SKOPS = ".skops"
-PICKLED = (".joblib", ".pkl", ".pickle")
 
 INSTALL = "pip install 'modelserve[sklearn]'"
 
 
 def read(file: Path, *, allow_pickle: bool) -> Any:
     """The estimator in the file. Raises LoadError: not trusted, damaged, or made of packages that are not here."""
-    if file.suffix != SKOPS and not allow_pickle:
+    is_skops = file.suffix.lower() == SKOPS
+    if not is_skops and not allow_pickle:
         raise LoadError(
             f"{file.name} is a pickle, and loading it runs whatever code is in it; give --allow_pickle if you trust "
             "it, or write the model with skops.io.dump"
         )
     with one_warning(), _in_our_words(file):
-        estimator = _skops(file, allow_pickle) if file.suffix == SKOPS else _joblib(file)
+        estimator = _skops(file, allow_pickle) if is_skops else _joblib(file)
     if not any(hasattr(estimator, method) for method in ("predict", "transform")):
         raise LoadError(f"{file.name} holds a {type(estimator).__name__}, which has neither predict nor transform")
     return estimator

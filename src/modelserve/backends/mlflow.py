@@ -20,6 +20,7 @@ import numpy as np
 from modelserve.backends import answers, rowwise
 from modelserve.backends.estimator_file import first_line, one_warning, without_torch
 from modelserve.backends.rows import RowsBackend, Values
+from modelserve.backends.sklearn import set_jobs
 from modelserve.errors import InvalidRequest, LoadError
 from modelserve.tasks.base import Answer
 from modelserve.types import Array, Rows, Signature, TensorSpec, datatype
@@ -60,7 +61,9 @@ class MlflowBackend(RowsBackend):
         self._kinds: dict[str, str] = {}
         """MLflow's types of the columns, where it has a signature of columns."""
         self.signature = self._signature()
-        objection = rowwise.objection(_raw(self._model))
+        raw = _raw(self._model)
+        set_jobs(raw, threads)
+        objection = rowwise.objection(raw)
         if any(spec.shape[0] != -1 for spec in self.signature.inputs):
             objection = "its signature says how many rows there are"
         super().__init__(objection, threads, max_rows)

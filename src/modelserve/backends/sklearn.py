@@ -39,6 +39,7 @@ class SklearnBackend(RowsBackend):
         if self._names:
             _need_pandas(file)
         self.signature = self._signature()
+        set_jobs(self._estimator, threads)
         objection = rowwise.objection(self._estimator)
         # scikit-learn's checks of its input raise these two; of anybody else's code a TypeError is a fault.
         self._refusals = (ValueError,) if objection else (ValueError, TypeError)
@@ -88,6 +89,17 @@ class SklearnBackend(RowsBackend):
             inputs = (TensorSpec("input-0", "BYTES", (-1,)),)
             return Signature("texts", inputs, methods, sample=Rows(np.array(["a"], dtype=object)))
         return Signature("any", (), methods)
+
+
+def set_jobs(estimator: Any, threads: int | None) -> None:
+    """Steps that were fitted with several jobs get --threads of them, or one.
+
+    They were meant for the fit. A forest of 100 trees with n_jobs=-1 takes 22 ms for a row on two cores, 5 ms with one
+    job; for 20,000 rows one job takes no longer either.
+    """
+    for step in rowwise.steps(estimator):
+        if getattr(step, "n_jobs", None) not in (None, 1):
+            step.n_jobs = threads or 1
 
 
 def text_columns(estimator: Any) -> dict[str, str]:

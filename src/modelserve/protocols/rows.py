@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from modelserve.errors import InvalidRequest
-from modelserve.types import Array, Params, Rows, Tensor
+from modelserve.types import Array, Rows, Tensor
 
-_KNOWN = {*Params.__struct_fields__, "content_type", "headers", "binary_data_output"}
-"""Parameters of the protocol; the others are the model's own."""
+_PROTOCOLS = {"content_type", "headers", "binary_data_output"}
+"""Parameters of the protocol; the others may be the model's own."""
 
 
 def of_tensors(inputs: Sequence[Tensor], parameters: Mapping[str, Any]) -> Rows:
@@ -45,7 +45,7 @@ def of_instances(given: Sequence[Any], parameters: Mapping[str, Any]) -> Rows:
 
 
 def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name not in _KNOWN}
+    return {name: value for name, value in parameters.items() if name not in _PROTOCOLS}
 
 
 def _columns(inputs: Sequence[Tensor]) -> dict[str, Array]:

@@ -30,7 +30,7 @@ def model_format(config: Config, path: Path | None) -> str:
     if path.name == _MLMODEL or (path / _MLMODEL).is_file():
         return "mlflow"
     if path.is_file():
-        return "sklearn" if path.suffix in _ESTIMATORS else "huggingface"
+        return "sklearn" if path.suffix.lower() in _ESTIMATORS else "huggingface"
     return "sklearn" if not (path / "config.json").exists() and _estimators(path) else "huggingface"
 
 
@@ -65,4 +65,4 @@ def _check(path: Path) -> None:
 def _estimators(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
-    return sorted(file for file in path.iterdir() if file.suffix in _ESTIMATORS and file.is_file())
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in _ESTIMATORS and file.is_file())

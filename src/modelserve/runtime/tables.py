@@ -129,11 +129,11 @@ def load_mlflow(config: Config, path: Path, at: At) -> Loaded:
 
 def _load(config: Config, name: str, kind: type[SklearnBackend | MlflowBackend], path: Path, at: At) -> Loaded:
     at("load", DOWNLOADED)
-    for flag in ("task", "dtype"):
-        if getattr(config, flag):
-            raise LoadError(f"--{flag} is for Hugging Face models, and {path} is a model of {name}; leave it away")
-    if config.backend != "auto":
-        raise LoadError(f"--backend {config.backend} cannot run {path}, a model of {name}; leave it away")
+    for flag, fits in (("task", None), ("dtype", None), ("backend", "auto")):
+        if (given := getattr(config, flag)) != fits:
+            raise LoadError(f"--{flag} {given} is for Hugging Face models, and {path} is one of {name}; leave it away")
+    if config.device == "cuda":
+        raise LoadError(f"--device cuda: {path} is a model of {name}, which runs on the CPU; take --device auto or cpu")
     backend = kind(path, allow_pickle=config.allow_pickle, threads=config.threads, max_rows=config.max_batch_tokens)
     signature = backend.signature
     if config.return_probabilities and "predict_proba" not in signature.methods:

@@ -43,7 +43,8 @@ class Prediction:
     def _methods(self, params: Params, wanted: Sequence[str]) -> tuple[str, ...]:
         methods = self._signature.methods
         for name in params.__struct_fields__:
-            if name != "return_probabilities" and getattr(params, name) is not None:
+            known = name == "return_probabilities" or name in self._signature.options
+            if not known and getattr(params, name) is not None:
                 raise InvalidRequest(f"{name} means nothing to the task {self.name}", param=name)
         if wanted and self.by_method:
             for name in wanted:
@@ -76,8 +77,10 @@ class Prediction:
         (answer,) = output.values()
         if not isinstance(answer.values, dict):
             return list(answer.values.tolist())
-        columns = (column.tolist() for column in answer.values.values())
-        return [dict(zip(answer.values, row, strict=True)) for row in zip(*columns, strict=False)]
+        columns = {name: column.tolist() for name, column in answer.values.items()}
+        if answer.rows is None:  # whatever it is, it is no table
+            return [columns]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def outputs(self, output: dict[str, Answer]) -> list[Tensor]:
         """V2's output tensors, called and shaped as MLServer does."""
