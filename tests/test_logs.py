@@ -11,7 +11,7 @@ import pytest
 
 from modelserve import flags, logs
 from modelserve.errors import ConfigError
-from modelserve.runtime.record import record
+from modelserve.runtime.record import check_format, record
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,13 @@ def test_text_lines_and_a_format_of_ones_own(capsys: pytest.CaptureFixture[str])
     assert "INFO modelserve.request id=abc api=v1 code=200" in capsys.readouterr().err
     finished(flags.from_keywords(access_log_format="{code} {api} in {total_ms}"))
     assert capsys.readouterr().err.endswith("200 v1 in 250.0\n")
+
+
+@pytest.mark.parametrize("format", ["{client_addr} {code}", "{code", "{}", "{code.x}", "{total_ms:d}"])
+def test_a_format_that_no_line_can_be_written_with_is_refused(format: str) -> None:
+    with pytest.raises(ConfigError, match=r"--access_log_format .*it may have \{id\}, .*\{total_ms\}"):
+        check_format(flags.from_keywords(access_log_format=format))
+    check_format(flags.from_keywords(access_log_format="{code:>4} {total_ms:.0f} %(h)s"))
 
 
 def test_texts_are_logged_only_when_asked_for_and_cut(capsys: pytest.CaptureFixture[str]) -> None:

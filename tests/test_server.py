@@ -87,6 +87,15 @@ class Test_start:
         assert sentence in last
         assert "Traceback" not in ended.stderr
 
+    def test_a_format_of_the_request_line_that_cannot_be_used(self) -> None:
+        command = [sys.executable, "-m", "modelserve", "serve", "--model_dir", str(tiny("bert")), "--http_port=0"]
+        ended = subprocess.run(
+            [*command, "--access_log_format={client_addr}"], capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == 2
+        assert "{client_addr}" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("0.0.0.0", 0)) as other:
             port = str(other.getsockname()[1])
@@ -257,6 +266,23 @@ class Test_workers:
             server.process.kill()
             server.process.wait()
             until(lambda: not any(alive(pid) for pid in children), "orphans end by themselves", 30)
+
+    def test_a_worker_that_is_just_being_started_ends_too(self) -> None:
+        code = """
+import asyncio, os, signal
+from modelserve.supervisor import _Supervisor
+start = _Supervisor._start
+async def interrupted(self, index):
+    process = await start(self, index)
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    return process
+_Supervisor._start = interrupted
+"""
+        args = ("--model_dir", tiny("bert"), "--workers=2", "--shutdown_timeout=1")
+        with serve(*args, code=code, ready=False) as server:
+            assert server.process.wait(30) == 0
 
     def test_a_worker_that_hangs_is_replaced(self) -> None:
         args = ("--model_dir", tiny("bert"), "--workers=2", "--liveness_timeout=1", "--request_timeout=1")

@@ -32,6 +32,7 @@ from modelserve.protocols.connection import Connection
 from modelserve.protocols.context import Context
 from modelserve.protocols.http import build_app
 from modelserve.runtime.model import Model, Models
+from modelserve.runtime.record import check_format
 from modelserve.worker import Worker
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ _COLLECT_AFTER = 20_000
 
 
 def run(config: Config) -> int:
-    """Serve until SIGTERM or Ctrl-C; the exit status. Raises ConfigError when the ports cannot be had, LoadError."""
+    """Serve until SIGTERM or Ctrl-C; the exit status.
+
+    Raises ConfigError when the ports cannot be had or requests cannot be logged as told, LoadError.
+    """
+    check_format(config)
     limit_arenas()
     parent.end_with_it(config.shutdown_timeout)
     if config.workers > 1 and not Worker.is_one():

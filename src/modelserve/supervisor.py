@@ -98,6 +98,8 @@ class _Supervisor:
         while not self._stopping.is_set():
             started = time.monotonic()
             process = self._processes[index] = await self._start(index)
+            if self._stopping.is_set():
+                process.kill()  # `_end_on_stop` may have looked before it was there; it serves nobody yet
             status = await process.wait()
             was_ready = self._board.ready(index)
             self._board.write(index, ready=False)
