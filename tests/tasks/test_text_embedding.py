@@ -375,5 +375,5 @@ def test_pickled_layers_need_a_yes(tmp_path: Path) -> None:
 
 
 def test_flags_for_classes_are_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
-    build(NAME, minilm(), return_probabilities=True)
+    build(minilm(), NAME, Config(return_probabilities=True))
     assert "--return_probabilities has no effect: text_embedding has no classes" in caplog.messages
