@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import struct
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelserve.errors import ConfigError, InferenceFailed, InvalidRequest, ModelServeError, Overloaded
-from modelserve.protocols import pb
+from modelserve.protocols import grpc_tensors, pb
 from modelserve.protocols.grpc import start_grpc
 from modelserve.runtime.model import Models
 from modelserve.types import InferRequest, InferResponse, Params, Tensor, TextPair, TokenIds
@@ -619,3 +620,24 @@ async def test_what_runs_ends_within_the_grace_of_a_stop() -> None:
         go.set()
         assert list((await answer).outputs[0].contents.int64_contents) == [3]
         await stopping
+
+
+async def test_an_answer_of_many_elements_is_written_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, count = [], 50_000
+    write = grpc_tensors.set_outputs
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        threads.append(threading.current_thread() is threading.main_thread())
+        write(*args, **kwargs)
+
+    monkeypatch.setattr(grpc_tensors, "set_outputs", noted)
+
+    async def many(request: InferRequest) -> InferResponse:
+        size = count if request.instances == ["many"] else 1
+        return InferResponse("m", request.id, outputs=[Tensor("output-0", "BYTES", (size,), [b"{}"] * size)])
+
+    async with serve(many) as served:
+        answer = await served.call("ModelInfer", texts("many"))
+        assert list(answer.outputs[0].contents.bytes_contents) == [b"{}"] * count
+        await served.call("ModelInfer", texts("one"))
+    assert threads == [False, True], "a small one is not worth a thread"

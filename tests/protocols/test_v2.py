@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import struct
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from modelserve.protocols import tensors
 from modelserve.types import InferRequest, InferResponse, Params, Tensor, TextPair, TokenIds
 from tests.protocols.rest import StandIn, client, v2_body
 
@@ -453,3 +456,32 @@ async def test_model_control_is_off_by_default() -> None:
             assert code == 501
             assert "--enable_model_control" in body["error"]
     assert model.ready
+
+
+@pytest.mark.parametrize("parameters", [{}, {"binary_data_output": True}], ids=["JSON", "binary"])
+async def test_an_answer_of_many_elements_is_written_beside_the_event_loop(
+    parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million and a half of them take 0.7 s, in which nothing else would be answered."""
+    threads = []
+
+    def noted(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def write(tensor: Tensor) -> Any:
+            threads.append(threading.current_thread() is threading.main_thread())
+            return function(tensor)
+
+        return write
+
+    for function in (tensors.elements, tensors.to_bytes):
+        monkeypatch.setattr(tensors, function.__name__, noted(function))
+    count = 50_000
+
+    async def many(request: InferRequest) -> InferResponse:
+        size = count if request.instances == ["many"] else 1
+        return InferResponse("m", request.id, outputs=[Tensor("output-0", "BYTES", (size,), [b"{}"] * size)])
+
+    async with client(StandIn(many)) as http:
+        for text in ("many", "one"):
+            body = {"inputs": [tensor(data=[text])], "parameters": parameters}
+            assert (await http.post(INFER, json=body)).status_code == 200
+    assert threads == [False, True], "a small one is not worth a thread"

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from modelserve.errors import ConfigError, InvalidRequest, NotSupported
-from modelserve.protocols import grpc_tensors, pb, v2_infer
+from modelserve.protocols import grpc_tensors, pb, tensors, v2_infer
 from modelserve.protocols.aside import aside
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc_call import Call, Function, Rpc
@@ -115,7 +115,8 @@ async def _model_infer(call: Call, request: Any) -> Any:
     response = pb.ModelInferResponse(model_name=model.name, id=answer.id)
     grpc_tensors.set_parameters(response, v2_infer.to_parameters(answer))
     outputs = v2_infer.to_outputs(answer, [output.name for output in request.outputs])
-    grpc_tensors.set_outputs(response, outputs, raw=len(request.raw_input_contents) > 0)
+    raw = len(request.raw_input_contents) > 0
+    await aside(sum(map(tensors.weight, outputs)), grpc_tensors.set_outputs, response, outputs, raw=raw)
     return response
 
 

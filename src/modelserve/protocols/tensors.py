@@ -47,6 +47,9 @@ MAX_TENSORS = 1024
 ELEMENTS_PIECE = 32768
 """Elements to write as JSON at a time: a millisecond."""
 
+_ELEMENT_BYTES = 16
+"""What an element of BYTES counts as, whatever its length: the walk from one to the next is what takes time."""
+
 
 def checked(name: str, datatype: str, shape: Sequence[int]) -> tuple[str, tuple[int, ...], int]:
     """Datatype in upper case, shape, and number of elements of a tensor that a caller declared.
@@ -143,6 +146,11 @@ def _split(name: str, shape: tuple[int, ...], count: int, raw: bytes | memoryvie
             f"Input {name!r} has {found} elements, but its shape {list(shape)} has {count}.", param="shape"
         )
     return elements
+
+
+def weight(tensor: Tensor) -> int:
+    """About how many bytes there are to work through when a tensor is written; texts count by the element."""
+    return tensor.data.nbytes if isinstance(tensor.data, np.ndarray) else len(tensor.data) * _ELEMENT_BYTES
 
 
 def to_bytes(tensor: Tensor) -> bytes:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from modelserve.errors import InvalidRequest
 from modelserve.protocols import tensors
+from modelserve.protocols.aside import aside
 from modelserve.protocols.exchange import Exchange, JsonList, Reply, decode, encode, encode_many
 from modelserve.protocols.v2_infer import to_outputs, to_parameters
 from modelserve.types import InferResponse, Tensor
@@ -162,14 +163,13 @@ async def write(response: InferResponse, asked: Infer, version: str | None) -> R
     binary = [everything if wanted.get(output.name) is None else wanted[output.name] is True for output in outputs]
     if any(binary):
         return await _with_bytes(response, outputs, binary, version)
-    described = [
-        OutputTensor(
-            o.name, list(o.shape), o.datatype, _said(o) or None, await encode_many(tensors.elements(o), _PIECE)
-        )
-        for o in outputs
-    ]
+    described = [OutputTensor(o.name, list(o.shape), o.datatype, _said(o) or None, await _data(o)) for o in outputs]
     answer = Inferred(response.model_name, version, response.id, to_parameters(response) or None, described)
     return Reply(encode(answer))
+
+
+async def _data(output: Tensor) -> JsonList:
+    return await encode_many(await aside(tensors.weight(output), tensors.elements, output), _PIECE)
 
 
 def _said(output: Tensor) -> Parameters:
@@ -186,10 +186,10 @@ async def _with_bytes(
         entry: dict[str, Any] = {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype}
         parameters = _said(tensor)
         if as_bytes:
-            parts.append(tensors.to_bytes(tensor))
+            parts.append(await aside(tensors.weight(tensor), tensors.to_bytes, tensor))
             parameters["binary_data_size"] = len(parts[-1])
         else:
-            entry["data"] = await encode_many(tensors.elements(tensor), _PIECE)
+            entry["data"] = await _data(tensor)
         if parameters:
             entry["parameters"] = parameters
         described.append(entry)
