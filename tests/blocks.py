@@ -33,7 +33,7 @@ from tests.process import Server, started
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ("bash", "python", "json", "yaml", "text")
-SERVE = re.compile(r"(\w+=\S+ )*(modelserve|python -m (modelserve|huggingfaceserver)) ")
+SERVE = re.compile(r"(\w+=\S+ )*((python -m )?modelserve serve|python -m huggingfaceserver) ")
 BLOCK_S = 60
 
 MAKE = {"make test": "make --dry-run test", "make demo": "make demo ARGS=--once"}

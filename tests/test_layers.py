@@ -1,6 +1,7 @@
 """Imports point down, light things stay light, and every row of the registry loads."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ HEAVY = (
     "numpy",
     "tokenizers",
     "huggingface_hub",
+    "httpx2",
+    "rich",
+    "psycopg",
 )
 
 
@@ -132,11 +136,16 @@ def test_the_bottom_names_nothing_heavy(path: Path) -> None:
         "import modelserve.cli",
         "import modelserve.__main__",
         "from modelserve.cli import main; main(['serve', '--help'])",
+        "from modelserve.cli import main; main(['run', '--help'])",
+        "from modelserve.cli import main; main(['runs', '--json'])",
+        "from modelserve.cli import main; main(['functions', '--json'])",
+        "from modelserve.cli import main; main(['secrets', '--json'])",
     ],
 )
-def test_light(statement: str) -> None:
+def test_light(statement: str, tmp_path: Path) -> None:
     program = f"{statement}\nimport sys; sys.exit(str(sorted(set(sys.modules) & set({HEAVY}))))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    environ = os.environ | {"MODELSERVE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environ)
     assert done.stderr == "[]\n"
 
 

@@ -53,7 +53,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # whoever reads has enough, as `head` does: nothing is wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 0
 
 
@@ -125,11 +125,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModelServeError as error:
         return _fail(error.message, next(status for kind, status in _STATUS if isinstance(error, kind)))
     except OSError as error:
+        _drop_output()
         place = f"{error.filename}: " if error.filename else ""
         return _fail(f"{place}{error.strerror or error}", 1)
     except click.Abort:  # click's name for Ctrl-C
         return 130
     return status or 0
+
+
+def _drop_output() -> None:
+    """What stdout did not take is not offered to it again when the process ends, which would be one more error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _write_row(formatter: click.HelpFormatter, parameter: flags.Parameter) -> None:

@@ -121,8 +121,8 @@ def parse(argv: Sequence[str]) -> Line:
 
 def names() -> list[str]:
     """Every flag without its dashes, for completion."""
-    others = (name for name in sorted(_SERVER | {"huggingface_task"}) if name not in _SAID_OTHERWISE)
-    return [*(option.name for option in OPTIONS), *(row.name for row in parameters.POD), *others]
+    server = sorted((_SERVER | {"huggingface_task"}) - _SAID_OTHERWISE.keys())
+    return list(dict.fromkeys([*(one.name for one in OPTIONS), *(row.name for row in parameters.POD), *server]))
 
 
 def _name(flag: str) -> str:

@@ -55,7 +55,7 @@ class RunCommand(click.Command):
         found = flag_words(names(), ctx.params.get("argv", ()), incomplete)
         if found or incomplete.startswith("-"):
             return found
-        return [*begun(function_words, ctx, incomplete), CompletionItem(incomplete, type="file")]
+        return begun(function_words, ctx, incomplete) or [CompletionItem(incomplete, type="file")]
 
 
 @click.command(cls=RunCommand, short_help="Serve a model as a run, which any other shell finds.")
@@ -165,15 +165,17 @@ def _function(asked: Line) -> Function:
     from modelserve.deploy.reference import NAME, SCHEME
 
     what = asked.what
-    is_path = "://" in what or "/" in what or Path(what).exists()
-    if what.startswith(SCHEME) or NAME.fullmatch(what):
+    is_key = what.startswith(SCHEME)
+    is_path = not is_key and ("://" in what or "/" in what or Path(what).exists())
+    if is_key or (NAME.fullmatch(what) and not (is_path and (asked.name or asked.kind))):
         try:
             found = catalog.get_function(what, asked.project)
         except EntityNotFound as error:
-            if not is_path or what.startswith(SCHEME):
-                raise EntityNotFound(f"{error.message}, and no file or directory here has that name") from error
+            if not is_path:
+                more = "" if is_key else ", and no file or directory here has that name"
+                raise EntityNotFound(error.message + more) from error
         else:
-            if is_path and not what.startswith(SCHEME) and found.spec.path != paths.absolute(what):
+            if is_path and found.spec.path != paths.absolute(what):
                 raise ConfigError(f"{what} is a function and a path here; write ./{what} for the path, or {found.key}")
             _check_unset(asked, found)
             return found
