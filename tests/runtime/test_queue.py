@@ -143,6 +143,11 @@ def test_a_full_pass_never_waits() -> None:
     assert pause_s([Arrived(100)] * 4, [64], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
 
 
+def test_a_large_budget_is_not_waited_for() -> None:
+    last = Answered(9, 10.0, 1.0)
+    assert pause_s([Arrived(100)] * 6, [], last, now=10.0, limits=limits("packed", 16384)) == 0
+
+
 def test_where_texts_share_no_pass_nobody_waits_for_company() -> None:
     last = Answered(9, 10.0, 1.0)
     assert pause_s([Arrived(16)], [], last, now=10.0, limits=limits("single")) == 0

@@ -36,6 +36,8 @@ class Arrived(Waiting, Protocol):
 
 _LEAST_SHARE_TOKENS = 256
 """Below this a pass is mostly overhead, and is not worth dividing."""
+_FULL_TOKENS = 512
+"""From here on a pass gains little by more tokens on a CPU; a GPU with its large budget does not wait for more either."""
 _COMPANY_S = 0.05
 """Longest time that little waits for a small pass on another stream to end."""
 _RETURN_SHARE, _RETURN_S = 0.25, 0.02
@@ -61,7 +63,7 @@ def pause_s(
     small pass on another stream to end.
     """
     tokens = sum(entry.length for entry in waiting)
-    if tokens >= limits.max_batch_tokens or limits.layout == "single":
+    if tokens >= min(_FULL_TOKENS, limits.max_batch_tokens) or limits.layout == "single":
         return 0.0
     until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
     if until > now and len({id(entry.reply) for entry in waiting if entry.put_at > last.at}) < last.callers:
