@@ -37,7 +37,7 @@ class Arrived(Waiting, Protocol):
 _LEAST_SHARE_TOKENS = 256
 """Below this a pass is mostly overhead, and is not worth dividing."""
 _FULL_TOKENS = 512
-"""From here on a pass gains little by more tokens on a CPU; a GPU with its large budget does not wait for more either."""
+"""From here on a pass gains little by more tokens on a CPU; a GPU with its large budget does not wait for them."""
 _COMPANY_S = 0.05
 """Longest time that little waits for a small pass on another stream to end."""
 _RETURN_SHARE, _RETURN_S = 0.25, 0.02
