@@ -47,7 +47,7 @@ def _parse(value: object) -> Fraction | None:
         return None
     number, suffix = Fraction(found["number"]), found["suffix"] or ""
     if suffix in _BINARY:
-        return number * 2 ** _BINARY[suffix]
+        return number * int(2 ** _BINARY[suffix])
     power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
-    exact: Fraction = number * Fraction(10) ** power
-    return exact
+    scale: Fraction = Fraction(10) ** power  # mypy's stubs leave a negative power open
+    return number * scale
