@@ -91,6 +91,7 @@ class Soak:
     def kill_supervisor(self, record: Record) -> None:
         note = notes.read(notes.Files(record.id).supervisor, notes.Supervisor)
         if note is not None and note.identity.signal(9):
+            await_(lambda: note.identity.process() is None, _BOUND_S)  # what holds is asked of a world without it
             self.killed["supervisor"] += 1
 
     def kill_server(self, record: Record) -> None:
