@@ -7,6 +7,8 @@ that was too short, 1 for what failed, 130 for Ctrl-C.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -115,6 +117,7 @@ for section in SECTIONS.values():
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (sys.argv's when None is given) and return its exit status."""
+    atexit.register(gc.freeze)  # no last search for garbage when the process ends: a fifth of the time of `runs`
     try:
         status: int | None = modelserve.main(argv, prog_name="modelserve", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
