@@ -43,7 +43,9 @@ class Server(ModuleType):
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     module = Server()
     monkeypatch.setitem(sys.modules, "modelserve.server", module)
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "SAFETENSORS_FAST_GPU", "TOKENIZERS_PARALLELISM"):
+    defaults: dict[str, str] = {}
+    environment_defaults(defaults)
+    for name in defaults:
         monkeypatch.setenv(name, "to be undone")
         monkeypatch.delenv(name)
     return module
@@ -67,6 +69,7 @@ def test_environment_defaults_leave_what_is_set() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "0",
         "SAFETENSORS_FAST_GPU": "1",
         "GOMP_SPINCOUNT": "10000",
+        "MKL_DISABLE_FAST_MM": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
 

@@ -27,6 +27,8 @@ class Nowhere:
         self._note("start", record)
         if record.spec.get("service_name") == "fails":
             raise TargetError("there is no room")
+        if record.spec.get("service_name") == "has-no-disk":
+            raise OSError(28, "No space left on device")
         self._store.change("run", record.project, record.id, Change("PENDING").of)
 
     def observe(self, record: Record) -> Record:

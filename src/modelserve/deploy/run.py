@@ -20,7 +20,7 @@ from modelserve.deploy.entity import Entity
 from modelserve.deploy.record import Record, new_id, now, transition
 from modelserve.deploy.reference import Key, function_string, task_string
 from modelserve.deploy.target import Progress, Target, Usage
-from modelserve.errors import ConfigError, EntityNotFound, InvokeError, ModelServeError
+from modelserve.errors import ConfigError, EntityNotFound, InvokeError, ModelServeError, TargetError
 
 if TYPE_CHECKING:
     import httpx2
@@ -168,9 +168,15 @@ class Run(Entity):
         """From READY or RESUME on it is the target's."""
         try:
             self._target.start(self._record)
-        except BaseException as error:
-            message = error.message if isinstance(error, ModelServeError) else f"it could not be started: {error}"
+        except ModelServeError as error:
+            self._move("ERROR", error.message)
+            raise
+        except OSError as error:
+            message = f"the run could not be started: {error}"
             self._move("ERROR", message)
+            raise TargetError(message) from error
+        except BaseException as error:
+            self._move("ERROR", f"it could not be started: {error!r}")
             raise
 
     def _close(self) -> None:
