@@ -354,7 +354,7 @@ class TestRuns:
         assert (run.state, run.status.message) == ("ERROR", "there is no room")
 
     def test_what_the_machine_refuses_is_said_in_a_sentence(self) -> None:
-        with pytest.raises(TargetError, match="the run could not be started: .*No space left on device"):
+        with pytest.raises(TargetError, match=r"the run could not be started: .*No space left on device"):
             function().run("serve", service_name="has-no-disk")
         (run,) = ms.list_runs("demo", state="ERROR")
         assert "No space left" in str(run.status.message)
