@@ -18,8 +18,8 @@ def test_children_count_and_counters_may_begin_again() -> None:
     assert first.memory_bytes is not None
     with subprocess.Popen([sys.executable, "-c", BUSY]) as child:
         try:
-            meter.look(100.0)
             begun = time.monotonic()
+            meter.look(100.0)
             time.sleep(0.5)
             usage = meter.look(110.0)
             passed_s = time.monotonic() - begun
