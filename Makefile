@@ -51,8 +51,8 @@ format: .venv/.dev ## mend what lint and format can mend
 bench: .venv/.bench ## the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: .venv/.dev ## kill servers, supervisors and starters at random points (ARGS=200 times)
-	$(BIN)/python -m tests.deploy.soak $(ARGS)
+soak: .venv/.dev ## kill -9 at 200 random moments of local runs (ARGS=20 for fewer)
+	$(BIN)/python -m tests.deploy.soak $(or $(ARGS),200)
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md, the tables of docs/sdk.md)
 	$(BIN)/python tools/parameters.py

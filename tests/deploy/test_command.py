@@ -104,3 +104,16 @@ def test_args_are_a_command_line(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as found:
         parameters.read({"args": words})
     assert found.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ({}, (0, 0)),
+        ({"http_port": 8080}, (8080, 0)),
+        ({"http_port": 8080, "args": ["--grpc-port", "8081"]}, (8080, 8081)),
+        ({"args": ["--http_port=9000", "--pooling", "cls"]}, (9000, 0)),
+    ],
+)
+def test_a_port_that_is_asked_for_is_not_taken_for_the_default(spec: dict[str, Any], found: tuple[int, int]) -> None:
+    assert command.ports(spec) == found

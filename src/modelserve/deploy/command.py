@@ -37,8 +37,8 @@ def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit
 
 def ports(spec: Mapping[str, Any]) -> tuple[int, int]:
     """HTTP and gRPC, as the run asks for them; 0 where it does not."""
-    config = server_config(spec)
-    return config.get("http_port", 0), config.get("grpc_port", 0)
+    said = {name: spec[name] for name in _PORTS if name in spec} | flags.given(spec.get("args", ()))
+    return said.get("http_port", 0), said.get("grpc_port", 0)
 
 
 def cpu_threads(spec: Mapping[str, Any]) -> int | None:

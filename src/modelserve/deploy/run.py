@@ -144,8 +144,6 @@ class Run(Entity):
     def delete(self) -> None:
         """Stop it and remove all that is kept of it. Legal in every state."""
         self.refresh()
-        if self.alive:
-            self.stop()
         self._move("DELETING")
         self._target.delete(self._record)
         self._store.delete("run", self.project, self.id)

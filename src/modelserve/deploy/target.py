@@ -46,7 +46,7 @@ class Target(Protocol):
         """End what serves the run, whose state is STOP, and wait for it; STOPPED afterwards, also when nothing did."""
 
     def delete(self, record: Record) -> None:
-        """Remove everything that the target keeps of the run, which is not served any more."""
+        """End what still serves the run, whose state is DELETING, and remove everything that the target keeps of it."""
 
     def logs(self, record: Record, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
         """Lines without their line ends, oldest first; follow: goes on until the run has ended."""
