@@ -55,6 +55,16 @@ async def test_a_draining_server_is_not_ready_but_lives() -> None:
     assert live.status_code == 200
 
 
+async def test_other_workers_that_still_load_are_not_a_stuck_server() -> None:
+    serving = context(StandIn())
+    serving.models.others_ready = lambda: False
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_app(serving)), base_url="http://test") as http:
+        ready, live = await http.get("/v2/health/ready"), await http.get("/v2/health/live")
+    assert (ready.status_code, ready.json()["stage"]) == (503, "warm-up")
+    assert ready.json()["reason"] == "another worker process is not ready yet"
+    assert live.status_code == 200
+
+
 async def test_a_stuck_server_is_not_ready() -> None:
     code, body = await get("/v2/health/ready", StandIn(lives=False))
     assert (code, body["ready"], body["stage"]) == (503, False, "stuck")

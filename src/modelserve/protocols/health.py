@@ -48,9 +48,12 @@ def readiness(models: Models) -> Ready:
     if models.ready():
         return Ready(True)
     waiting = [model for model in models.index() if not model.ready]
-    if models.draining or not waiting:
-        stage, reason = ("draining", "the server is shutting down") if models.draining else ("stuck", "see live")
-        return Ready(False, stage, 1.0, reason)
+    if models.draining:
+        return Ready(False, "draining", 1.0, "the server is shutting down")
+    if not waiting:
+        if models.live():
+            return Ready(False, "warm-up", 1.0, "another worker process is not ready yet")
+        return Ready(False, "stuck", 1.0, "see live")
     model = min(waiting, key=lambda model: model.progress)
     return Ready(False, model.stage, model.progress, model.reason)
 
