@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from modelserve import Client, InvokeError
+from modelserve.client import _is_loopback
 
 
 @dataclass
@@ -172,6 +173,8 @@ def test_nobody_answers(echo: Echo) -> None:
     echo.delay = threading.Event()
     with pytest.raises(InvokeError, match=r"did not answer within 0.05 s$"):
         Client(echo.url, timeout=0.05).ready()
+    with pytest.raises(InvokeError, match=r"did not answer within 0.04 s$"):
+        Client(echo.url).invoke(path="/x", timeout=0.04)
     echo.delay.set()
 
 
@@ -186,6 +189,18 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(echo: Echo, mo
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert Client(echo.url).predict(["x"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "localhost:80", "http://127.0.0.1/", "[::1]:80", "http://[::1]"])
+def test_what_is_this_machine(url: str) -> None:
+    assert _is_loopback(Client(url).url)
+    assert not _is_loopback(Client("example.org:80").url)
+
+
+def test_a_slash_at_the_end_of_the_url(echo: Echo) -> None:
+    one = Client(f"http://{echo.url}/")
+    assert one.url == f"http://{echo.url}"
+    assert one.invoke(url=f"http://{echo.url}/v1/models").status_code == 200
 
 
 def test_connections_go_with_the_client(echo: Echo) -> None:

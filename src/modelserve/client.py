@@ -6,6 +6,7 @@ Knows the server's routes, not how it was started. Blocking; each method has an 
 from __future__ import annotations
 
 import asyncio
+import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ class Client:
     """A server at `url` (with or without http://) and the model that it serves under `model_name`."""
 
     def __init__(self, url: str, model_name: str = "model", *, timeout: float = TIMEOUT_S) -> None:
-        self.url = url if "://" in url else f"http://{url}"
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self.model_name = model_name
         self._timeout = timeout
         self._client: httpx2.Client | None = None
@@ -51,7 +52,7 @@ class Client:
         body = any(request.get(name) is not None for name in ("json", "data", "files", "content"))
         if isinstance(request.get("data"), str | bytes):  # as requests has it; httpx2 means a form
             request["content"] = request.pop("data")
-        with self._errors():
+        with self._errors(request.get("timeout", self._timeout)):
             return self._open().request(
                 method or ("POST" if body else "GET"), self.url + "/" + path.lstrip("/"), **request
             )
@@ -113,13 +114,14 @@ class Client:
         return plain.removeprefix(own)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, timeout: Any) -> Iterator[None]:
         import httpx2
 
         try:
             yield
         except httpx2.TimeoutException as error:
-            raise InvokeError(f"{self.url} did not answer within {self._timeout:g} s") from error
+            within = f"{timeout:g} s" if isinstance(timeout, int | float) else "its time-out"
+            raise InvokeError(f"{self.url} did not answer within {within}") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise InvokeError(f"{self.url} cannot be asked: {error}") from error
 
@@ -159,5 +161,5 @@ def _is_pair(one: Any) -> bool:
 
 def _is_loopback(url: str) -> bool:
     """A proxy of the environment is not asked for this machine."""
-    host = url.partition("://")[2].partition("/")[0].rpartition(":")[0].strip("[]")
+    host = re.sub(r":[0-9]*$", "", url.partition("://")[2].partition("/")[0]).strip("[]")
     return host in ("localhost", "::1") or host.startswith("127.")
