@@ -135,6 +135,19 @@ class TestFunctions:
             ms.get_task, "store://demo/task"
         )
 
+    def test_a_key_whose_parts_do_not_fit(self) -> None:
+        made, other = function(), function("other")
+        for wrong in (
+            made.key.replace("huggingfaceserve", "sklearnserve"),
+            made.key.replace("huggingfaceserve", "sklearnserve").rpartition(":")[0],
+            made.key.replace("/bert:", "/other:"),
+        ):
+            with pytest.raises(EntityNotFound, match=f"what is there is {made.key}$"):
+                ms.get_function(wrong)
+        with pytest.raises(EntityNotFound, match="there is no function 'bert' at that place"):
+            ms.delete_function("bert", "demo", entity_id=other.id)
+        assert ms.list_functions("demo") == [other, made]
+
     def test_deleted(self) -> None:
         first, second, third = function(), function(), function()
         run = first.run("serve")
@@ -179,6 +192,9 @@ class TestTasks:
             "replicas": 2,
             "envs": [{"name": "A", "value": "1"}],
         }
+        made.update_task("serve", max_model_len=8)
+        made.update_task("serve", max_model_len=None)
+        assert made.get_task("serve").spec.max_length is None, "taken out by another of its names, too"
         made.set_task("serve", profile="p")
         assert made.get_task("serve").spec.to_dict() == {"function": made.reference, "profile": "p"}
         made.update_task("serve", return_probabilities=True)
@@ -253,7 +269,7 @@ class TestRuns:
             ({"local_execution": "yes"}, "local_execution is 'yes'; it must be True or False"),
             ({"args": ["--no_such"]}, "unknown flag --no_such; `modelserve serve --help` lists what there is"),
             ({"volumes": [{"volume_type": "host_path", "name": "v", "mount_path": "/v", "spec": {"path": "/nowhere"}}]},
-             "path is '/nowhere', and there is nothing at that place on this machine"),
+             "volumes, v: path is '/nowhere', and there is nothing at that place on this machine"),
         ],
     )  # fmt: skip
     def test_refused_before_anything_is_stored(self, given: dict[str, Any], message: str) -> None:
@@ -284,6 +300,8 @@ class TestRuns:
         assert refused(made.run, "serve") == f"target is 'kubernetes'{later}"
         assert made.run("serve", local_execution=True).spec.target == "local"
         assert made.run("serve", target="local").spec.target == "local"
+        monkeypatch.setenv("MODELSERVE_TARGET", "")
+        assert made.run("serve").spec.target == "local", "as if it were not set"
         monkeypatch.setenv("MODELSERVE_TARGET", "Local")
         assert made.run("serve").spec.target == "local"
         assert refused(made.run, "serve", target="local", local_execution=False) == (
@@ -333,12 +351,22 @@ class TestRuns:
         assert ms.list_runs("demo", function="bert") == [newer, second, first], "all its versions, newest first"
         assert ms.get_project("demo").list_runs(state="pending") == [newer, third, second, first]
         assert ms.list_runs("demo", state="RUNNING") == []
+        for wrong in ("RUNING", 1):
+            assert refused(ms.list_runs, "demo", state=wrong).startswith(
+                f"state is {wrong!r}; it must be one of CREATED,"
+            )
         with pytest.raises(EntityNotFound, match="there is no run 'nosuch' in the project demo"):
             ms.get_run("nosuch", "demo")
         with pytest.raises(EntityNotFound, match="there is no run ''"):
             ms.get_run("")
         with pytest.raises(EntityNotFound, match=f"the run {third.id} is not one of the function bert"):
             made.get_run(third.id)
+
+    def test_of_a_function_as_it_is_now(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = function()
+        run = made.run("serve")
+        monkeypatch.setattr(nowhere.Nowhere, "observe", lambda self, record: transition(record, "ERROR", "it is gone"))
+        assert (made.get_run(run.id).state, made.get_run(run.id).status.message) == ("ERROR", "it is gone")
 
     def test_several_that_begin_so(self) -> None:
         made = function()
@@ -415,6 +443,10 @@ class TestExports:
         assert task.id != made.get_task("serve").id
         assert task.spec.to_dict() == {**made.get_task("serve").spec, "function": again.reference}
         assert ms.get_function("bert", "demo") == again
+        newer = function()
+        assert ms.get_function("bert", "demo") == newer
+        last = ms.import_function(file, reset_id=True)
+        assert ms.get_function("bert", "demo") == last, "a new version is the newest, however old its file is"
 
         other = ms.import_function(file, project="other")
         assert (other.project, other.id) == ("other", made.id)
@@ -503,6 +535,13 @@ class TestExports:
 
 
 class TestSecrets:
+    @pytest.mark.parametrize("value", ["", "s3cret\0", 3, None])
+    def test_values_that_are_none(self, value: Any) -> None:
+        project = ms.get_or_create_project("demo")
+        said = refused(project.new_secret, "TOKEN", value)
+        assert said == "the value of the secret 'TOKEN' must be a text that is not empty, without NUL"
+        assert project.list_secrets() == []
+
     def test_names_only(self) -> None:
         project = ms.get_or_create_project("demo")
         project.new_secret("TOKEN", "s3cret")
@@ -577,3 +616,8 @@ class TestLogs:
         assert run.logs() == "one\ntwo\nthree"
         assert run.logs(tail=2) == "two\nthree"
         assert list(run.logs(follow=True)) == ["one", "two", "three"]
+
+    @pytest.mark.parametrize("tail", [-1, "3", 1.5, True])
+    def test_a_tail_that_is_none(self, tail: Any) -> None:
+        said = refused(function().run("serve").logs, tail=tail)
+        assert said == f"tail is {tail!r}; it must be a whole number of lines, 0 or more"

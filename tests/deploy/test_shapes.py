@@ -158,6 +158,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("volumes", [volume("host_path")], "path of a host_path in volumes is None; it must be a text that is not empty"),
     ("envs", ["A=1"], "an entry of envs is 'A=1'; it must be a mapping, with texts as keys"),
     ("envs", {"A": 1}, "envs is {'A': 1}; it must be names with values that are texts"),
+    ("envs", {"A": "x\0"}, "envs is {'A': 'x\\x00'}; it must be values without NUL, which no variable holds"),
+    ("envs", [{"name": ["A"], "value": "1"}],
+     "an entry of envs is {'name': ['A'], 'value': '1'}; it must be of the form {\"name\": \"…\", \"value\": \"…\"}"),
     ("envs", {"1A": ""},
      "the name in envs is '1A'; it must be letters, digits, _, . and -, not beginning with a digit"),
     ("secrets", [1], "secrets is [1]; it must be a list of texts"),
@@ -168,6 +171,7 @@ REFUSED: list[tuple[str, Any, str]] = [
      "ExternalName"),
     ("service_name", "My_Bert", "service_name is 'My_Bert'; it must be 1 to 63 lower-case letters, digits and dashes, "
      "with no dash at either end"),
+    ("args", ["--a\0"], "args is ['--a\\x00']; it must be texts without NUL, which no command line holds"),
     ("args", {"--a": 1}, "args is {'--a': 1}; it must be a list of texts"),
     ("runtime_class", 1, "runtime_class is 1; it must be a text that is not empty"),
 ]  # fmt: skip

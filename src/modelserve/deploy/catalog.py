@@ -120,14 +120,22 @@ def new_function(
 def get_function(identifier: str, project: str | None = None, entity_id: str | None = None) -> Function:
     """By its key, or by name within a project: the newest version, or the one of `entity_id`. Raises EntityNotFound."""
     kept = store()
+    kind = None
     if identifier.startswith(SCHEME):
         key = _key(identifier, "function")
-        project, identifier, entity_id = key.project, key.name, key.id or entity_id
+        project, identifier, entity_id, kind = key.project, key.name, key.id or entity_id, key.kind
     elif project is None:
         raise ConfigError("a function is found by its key, or by its name and project=")
     if entity_id:
-        return Function(kept.get("function", project, entity_id), kept)
-    return Function(kept.latest("function", project, identifier), kept)
+        found = Function(kept.get("function", project, entity_id), kept)
+    else:
+        found = Function(kept.latest("function", project, identifier), kept)
+    if found.name != identifier or kind not in (None, found.kind):
+        of_kind = f"{kind} " if kind else ""
+        raise EntityNotFound(
+            f"there is no {of_kind}function {identifier!r} at that place; what is there is {found.key}"
+        )
+    return found
 
 
 def get_function_versions(identifier: str, project: str | None = None) -> list[Function]:
@@ -254,7 +262,8 @@ def _imported(records: list[Record], project: str, reset_id: bool) -> list[Funct
         if record.type == "function":
             old = function_string(record.kind, record.project, record.name, record.id)
             id = new_id() if reset_id else record.id
-            metadata = record.metadata | {"version": id, "updated": now()}
+            time = now()
+            metadata = record.metadata | {"version": id, "updated": time} | ({"created": time} if reset_id else {})
             spec = functions.read_spec(record.kind, record.spec)
             one = record.replace(project=project, id=id, metadata=metadata, spec=spec, status={"state": "CREATED"})
             wanted[old] = (one, {})

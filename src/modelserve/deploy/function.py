@@ -110,7 +110,7 @@ class Function(Entity):
     def get_run(self, key_or_id: str) -> Run:
         """Raises EntityNotFound for a run that is not of this function."""
         id = key_or_id.rpartition("/")[2]
-        run = Run(self._store.get("run", self.project, id), self._store)
+        run = Run(self._store.get("run", self.project, id), self._store).refresh()
         if run.spec.function != self.reference:
             raise EntityNotFound(f"the run {id} is not one of the function {self.name}, but of {run.spec.function}")
         return run

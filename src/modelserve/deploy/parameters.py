@@ -101,12 +101,17 @@ def read(given: Mapping[str, Any], *, on: str = "run") -> dict[str, Any]:
             raise ConfigError(f"{name} belongs to a run, not to its task; give it to run()")
         if value is None:
             continue
-        kept = name if row else _KEPT[name]
+        kept = kept_name(name)
         if kept in spec:
             raise ConfigError(f"{kept} is given twice, as {kept} and under another name")
         spec[kept] = row.read(name, value) if row else _server_value(name, value)
     server_config(spec)
     return spec
+
+
+def kept_name(name: str) -> str:
+    """How a spec calls the keyword, which may have several names."""
+    return name if name in _ROWS else _KEPT[name]
 
 
 def server_config(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from modelserve.deploy import catalog
 from modelserve.deploy.entity import Entity
 from modelserve.deploy.reference import check_name
+from modelserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from modelserve.deploy.function import Function
@@ -62,8 +63,10 @@ class Project(Entity):
     def new_secret(self, name: str, secret_value: str) -> None:
         """Keep a value, encrypted, that runs get as an environment variable of this name; an older one is replaced.
 
-        It is in no log, no repr and no export. Raises ConfigError for a name that is none.
+        It is in no log, no repr and no export. Raises ConfigError for a name or a value that is none.
         """
+        if not isinstance(secret_value, str) or not secret_value or "\0" in secret_value:
+            raise ConfigError(f"the value of the secret {name!r} must be a text that is not empty, without NUL")
         self._store.put_secret(self.name, check_name("name", name), secret_value)
 
     def list_secrets(self) -> list[str]:

@@ -119,7 +119,9 @@ class Run(Entity):
 
     def logs(self, tail: int | None = None, follow: bool = False) -> Any:
         """The server's log as one text, its last `tail` lines where given; with `follow` an iterator over its lines,
-        which ends with the run."""
+        which ends with the run. Raises ConfigError, TargetError."""
+        if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int) or tail < 0):
+            raise ConfigError(f"tail is {tail!r}; it must be a whole number of lines, 0 or more")
         lines = self._target.logs(self._record, tail=tail, follow=follow)
         return lines if follow else "\n".join(lines)
 
@@ -212,7 +214,10 @@ class Run(Entity):
 
 
 def observed(records: list[Record], store: Store, state: str | None = None) -> list[Run]:
-    """The runs as they are now, in order, those in `state` only where one is given."""
+    """The runs as they are now, in order, those in `state` only where one is given. Raises ConfigError for a
+    state that is none."""
+    if state is not None and (not isinstance(state, str) or state.upper() not in states.NEXT):
+        raise ConfigError(f"state is {state!r}; it must be one of {', '.join(states.NEXT)}")
     found = [Run(record, store) for record in records]
     for run in found:
         if run.alive:
@@ -234,7 +239,7 @@ def choose_target(target: str | None, local_execution: bool | None) -> str:
     """Raises ConfigError for a target that is none, or that contradicts local_execution."""
     if local_execution is not None and not isinstance(local_execution, bool):
         raise ConfigError(f"local_execution is {local_execution!r}; it must be True or False")
-    said = target or os.environ.get("MODELSERVE_TARGET") if local_execution is None else target
+    said = target or os.environ.get("MODELSERVE_TARGET") or None if local_execution is None else target
     meant = {True: "local", False: "kubernetes", None: "local"}[local_execution]
     chosen = said.lower() if isinstance(said, str) else meant if said is None else said
     if not isinstance(chosen, str) or chosen not in registry.TARGETS:
@@ -292,7 +297,10 @@ def _check_here(spec: dict[str, Any]) -> None:
     paths.check_here(spec["path"])
     for volume in spec.get("volumes", ()):
         if volume["volume_type"] == "host_path":
-            paths.check_here(volume["spec"]["path"])
+            try:
+                paths.check_here(volume["spec"]["path"])
+            except ConfigError as error:
+                raise ConfigError(f"volumes, {volume['name']}: {error.message}") from error
     if kept := parameters.kept_only(spec):
         log.warning("%s: kept for a cluster; no effect on this machine", ", ".join(kept))
 

@@ -75,6 +75,8 @@ def texts(name: str, value: object) -> Json:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, Sequence) or not all(isinstance(one, str) and one for one in values):
         raise wrong(name, value, "a list of texts")
+    if any("\0" in one for one in values):
+        raise wrong(name, value, "texts without NUL, which no command line holds")
     return list(values)
 
 
@@ -209,10 +211,14 @@ def _pairs(name: str, value: object, key: str) -> dict[str, str]:
         for one in _dicts(name, value):
             if set(one) != {key, "value"}:
                 raise wrong(f"an entry of {name}", one, f'of the form {{"{key}": "…", "value": "…"}}')
+            if not isinstance(one[key], str):
+                raise wrong(f"an entry of {name}", one, f'of the form {{"{key}": "…", "value": "…"}}')
             given[one[key]] = one["value"]
     for said, item in given.items():
         if not isinstance(said, str) or not said or not isinstance(item, str):
             raise wrong(name, {said: item}, "names with values that are texts")
+        if "\0" in item:
+            raise wrong(name, {said: item}, "values without NUL, which no variable holds")
     return given
 
 

@@ -19,9 +19,10 @@ class Task(Entity):
     def update(self, **spec: Any) -> Task:
         """Set these parameters; None takes one out again. Raises ConfigError."""
         read = parameters.read(spec, on="task")
+        given = {parameters.kept_name(name) for name in spec}
 
         def updated(record: Record) -> Record:
-            merged = {name: value for name, value in record.spec.items() if name not in spec} | read
+            merged = {name: value for name, value in record.spec.items() if name not in given} | read
             parameters.server_config(merged)  # that they do not contradict each other
             return record.replace(spec=merged, metadata=record.metadata | {"updated": now()})
 
