@@ -12,7 +12,8 @@ import yaml
 
 import modelserve as ms
 from modelserve.deploy import catalog, states, waiting
-from modelserve.deploy.record import transition
+from modelserve.deploy.change import Change
+from modelserve.deploy.record import Record, transition
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound, IllegalTransition, TargetError
 from tests.deploy import nowhere
 
@@ -386,6 +387,16 @@ class TestRuns:
             function().run("serve", service_name="has-no-disk")
         (run,) = ms.list_runs("demo", state="ERROR")
         assert "No space left" in str(run.status.message)
+
+    def test_one_that_ends_while_it_is_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = function().run("serve")
+
+        def ends(self: nowhere.Nowhere, record: Record) -> Record:
+            catalog.store().change("run", record.project, record.id, Change("STOPPED").of)
+            return record
+
+        monkeypatch.setattr(nowhere.Nowhere, "observe", ends)
+        assert run.stop().state == "STOPPED"
 
 
 ENDED: list[states.State] = ["STOPPED", "ERROR"]

@@ -128,9 +128,9 @@ class Run(Entity):
     def stop(self, timeout: float | None = None) -> Run:
         """End it: requests in flight are answered first. Legal in every state."""
         self.refresh()
-        if self.state in ("STOPPED", "DELETING"):
+        self._record = self._store.change("run", self.project, self.id, _stopping)
+        if self.state != "STOP":
             return self
-        self._move("STOP")
         self._target.stop(self._record, timeout)
         self._record = self._store.get("run", self.project, self.id)
         self._close()
@@ -223,6 +223,11 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
         if run.alive:
             run._record = run._target.observe(run._record)
     return [run for run in found if state is None or run.state == state.upper()]
+
+
+def _stopping(record: Record) -> Record:
+    """It may have ended, or been stopped by another, since it was looked at."""
+    return record if record.state in ("STOPPED", "DELETING") else transition(record, "STOP")
 
 
 def move(store: Store, record: Record, state: states.State, message: str = "") -> Record:
