@@ -174,6 +174,22 @@ def test_a_parameter_has_one_name_so_that_a_run_wins_over_its_task() -> None:
 def test_what_only_a_cluster_knows() -> None:
     given = {"node_selector": {"a": "b"}, "replicas": 2, "service_type": "NodePort", "image": "a:b", "max_length": 1}
     assert parameters.kept_only(parameters.read(given)) == ["node_selector", "service_type", "image"]
+    volumes = [
+        {
+            "volume_type": kind,
+            "name": kind[:5],
+            "mount_path": "/v",
+            "spec": {"path": "/"} if kind == "host_path" else {},
+        }
+        for kind in ("host_path", "empty_dir", "empty_dir", "ephemeral")
+    ]
+    given = {"resources": {"cpu": "1", "mem": "2Gi", "gpu": "1", "disk": "1Gi"}, "volumes": volumes}
+    assert parameters.kept_only(parameters.read(given)) == [
+        "resources (gpu, disk, mem without limits)",
+        "volumes (empty_dir, ephemeral)",
+    ]
+    given = {"resources": {"cpu": "1", "mem": {"limits": "2Gi"}}, "volumes": volumes[:1]}
+    assert parameters.kept_only(parameters.read(given)) == []
     assert {row.name for row in POD if not row.here} == {
         "node_selector",
         "affinity",

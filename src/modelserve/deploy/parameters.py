@@ -42,7 +42,8 @@ POD: tuple[Row, ...] = (
         "resources",
         shapes.resources,
         'Requests and limits: {"cpu": "2"} or {"cpu": {"requests": "1", "limits": "2"}}; cpu, mem, gpu, disk.',
-        here="cpu: threads of the forward passes; mem: a cgroup's limit where one can be made, else a warning",
+        here="cpu: threads of the forward passes; limits of mem: a cgroup where one can be made, else a warning; the "
+        "rest is kept",
     ),
     Row("affinity", shapes.affinity, "Kubernetes' affinity, keys in camelCase or snake_case."),
     Row("tolerations", shapes.tolerations, "[{key, operator, value, effect, toleration_seconds}]."),
@@ -131,8 +132,15 @@ def server_config(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def kept_only(spec: Mapping[str, Any]) -> list[str]:
-    """The parameters in it that mean nothing on this machine."""
-    return [row.name for row in POD if row.name in spec and not row.here]
+    """The parameters in it that mean nothing on this machine, and of those that do the parts that do not."""
+    kept = [row.name for row in POD if row.name in spec and not row.here]
+    resources = spec.get("resources", {})
+    parts = [name for name in resources if name not in ("cpu", "mem")]
+    if "mem" in resources and "limits" not in resources["mem"]:
+        parts.append("mem without limits")
+    types = dict.fromkeys(one["volume_type"] for one in spec.get("volumes", ()) if one["volume_type"] != "host_path")
+    named = {"resources": parts, "volumes": list(types)}
+    return kept + [f"{name} ({', '.join(some)})" for name, some in named.items() if some]
 
 
 def merge(run: Mapping[str, Any], task: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any]:
