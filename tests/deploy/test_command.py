@@ -117,3 +117,14 @@ def test_args_are_a_command_line(words: list[str], message: str) -> None:
 )
 def test_a_port_that_is_asked_for_is_not_taken_for_the_default(spec: dict[str, Any], found: tuple[int, int]) -> None:
     assert command.ports(spec) == found
+
+
+@pytest.mark.parametrize("kind", ["sklearnserve", "mlflowserve"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("huggingface_task", "fill_mask"), ("dtype", "float16"), ("backend", "huggingface")]
+)
+def test_what_other_models_do_not_have_is_refused_before_a_server_is_started(kind: str, name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        args(kind, **{name: value})
+    assert found.value.message == f"{name} is {value!r}; it is for Hugging Face models, and this is a {kind}"
+    assert f"--model_format={kind.removesuffix('serve')}" in args(kind, backend="AUTO", max_length=8)

@@ -14,8 +14,11 @@ from modelserve.deploy import paths
 from modelserve.deploy.kinds import KINDS
 from modelserve.deploy.parameters import server_config
 from modelserve.deploy.quantity import cores
+from modelserve.errors import ConfigError
 
 _PORTS = ("http_port", "grpc_port")
+_HUGGING_FACE = {"task": "huggingface_task", "dtype": "dtype", "backend": "backend"}
+"""What the server refuses for other models: flag -> keyword."""
 
 
 def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit_threads: bool = False) -> list[str]:
@@ -25,6 +28,10 @@ def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit
     threads, where nothing else does. Raises ConfigError.
     """
     config = server_config(spec)
+    if KINDS[kind].model_format:
+        for name, said in _HUGGING_FACE.items():
+            if name in config:
+                raise ConfigError(f"{said} is {config[name]!r}; it is for Hugging Face models, and this is a {kind}")
     config |= {"model_name": spec["model_name"], **paths.parse(spec["path"]).server}
     if KINDS[kind].model_format:
         config["model_format"] = KINDS[kind].model_format
