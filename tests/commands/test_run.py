@@ -105,6 +105,15 @@ def test_what_is_wrong_is_one_sentence(
     assert catalog.list_runs() == []
 
 
+def test_a_run_that_is_refused_leaves_no_function(here: Path, typed: Typed) -> None:
+    for words, status in ((("--secret", "GONE"), 3), (("--profile", "gone"), 2)):
+        assert typed("run", "./model", *words).status == status
+        assert catalog.list_functions() == []
+    made = function("./model")
+    assert typed("run", "./model", "--profile", "gone").status == 2
+    assert catalog.list_functions() == [made], "one that was there stays"
+
+
 def test_a_name_that_is_two_things(here: Path, typed: Typed) -> None:
     made = function("./other/model")
     done = typed("run", "model")

@@ -71,9 +71,18 @@ def run(argv: list[str]) -> int:
     modelserve run bert --env HF_HUB_OFFLINE=1 --return_probabilities
     """
     asked = parse(argv)
+    from modelserve.deploy.record import now
+
+    began = now()
     function = _function(asked)
     with _signals() as signals:
-        made = function.run(action="serve", target=asked.target, **asked.parameters)
+        try:
+            made = function.run(action="serve", target=asked.target, **asked.parameters)
+        except (ConfigError, EntityNotFound):  # refused before anything was stored of a run
+            if function.metadata.created >= began:
+                with suppress(ConfigError):  # another command's run is of it by now
+                    function.delete(cascade=False)
+            raise
         try:
             signals.heed()
             if asked.no_wait:
