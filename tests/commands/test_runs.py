@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -132,16 +131,6 @@ def test_runs_imports_nothing_heavy(served: str) -> None:
     )
     assert "RUNNING" in done.stdout
     assert done.stderr == "set()\n"
-
-
-def test_runs_is_quick(home: Path) -> None:
-    """Under 500 ms from its start to its end, the best of three; it is 300 where nothing else runs."""
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "modelserve", "runs"], capture_output=True, timeout=60, check=True)
-        took.append(time.perf_counter() - began)
-    assert min(took) < 0.5
 
 
 @pytest.mark.slow
