@@ -66,7 +66,8 @@ class LocalTarget:
                 )
         try:
             self._store.change("run", record.project, record.id, _begun)
-            files.supervisor.unlink(missing_ok=True)
+            for former in (files.supervisor, files.live):
+                former.unlink(missing_ok=True)
             _spawn(record.key, files, held)
         except OSError as error:
             raise TargetError(f"the run's supervisor could not be started: {error}") from error
