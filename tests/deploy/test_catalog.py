@@ -632,3 +632,12 @@ class TestLogs:
     def test_a_tail_that_is_none(self, tail: Any) -> None:
         said = refused(function().run("serve").logs, tail=tail)
         assert said == f"tail is {tail!r}; it must be a whole number of lines, 0 or more"
+
+
+def test_what_is_secret_in_a_url_is_not_shown() -> None:
+    path = "https://me:hunter2@models.example/bert.zip?signature=hunter2"
+    made = function(path=path)
+    assert made.spec.path == path, "the server needs it"
+    assert "https://models.example/bert.zip" in repr(made)
+    assert "hunter2" not in repr(made) + made._repr_html_()
+    assert "hunter2" not in refused(made.run, "serve", path="https://me:hunter2@models.example/other.zip")

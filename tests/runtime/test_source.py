@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modelserve.errors import LoadError
-from modelserve.runtime.source import is_url, parse, shown
+from modelserve.runtime.source import is_url, parse
+from modelserve.urls import shown
 
 SIGNED = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA&X-Amz-Expires=60&X-Amz-Signature=5ec3e7"
 

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from modelserve import flags
 from modelserve.errors import ModelServeError
+from modelserve.urls import shown
 
 Offer = Callable[[click.Context], Iterable[tuple[str, str]]]
 """(word, help) for each that there is."""
@@ -55,7 +56,7 @@ def function_words(ctx: click.Context) -> Iterable[tuple[str, str]]:
     """Names of functions."""
     from modelserve.deploy import catalog
 
-    return dict.fromkeys((one.name, str(one.spec.path)) for one in catalog.list_functions())
+    return dict.fromkeys((one.name, shown(one.spec.path)) for one in catalog.list_functions())
 
 
 def project_words(ctx: click.Context) -> Iterable[tuple[str, str]]:

@@ -6,6 +6,7 @@ import click
 
 from modelserve.commands.find import SHORT, json_option, project_option
 from modelserve.listing import age, print_json, table
+from modelserve.urls import shown
 
 
 @click.command()
@@ -19,6 +20,6 @@ def functions(project: str | None, every: bool, as_json: bool) -> int:
     found = catalog.list_functions(project, versions="all" if every else "latest")
     if as_json:
         return print_json([one.to_dict() for one in found])
-    rows = [[o.name, o.kind, o.spec.path, o.project, age(o.metadata.created), o.id[:SHORT]] for o in found]
+    rows = [[o.name, o.kind, shown(o.spec.path), o.project, age(o.metadata.created), o.id[:SHORT]] for o in found]
     table(["name", "kind", "path", "project", "age", "version"], rows, "no functions; `modelserve run PATH` makes one")
     return 0

@@ -18,6 +18,7 @@ from modelserve.deploy.reference import LATEST, check_name, function_string
 from modelserve.deploy.run import Run
 from modelserve.deploy.task import Task
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound
+from modelserve.urls import shown
 
 log = logging.getLogger("modelserve")
 
@@ -147,7 +148,7 @@ class Function(Entity):
         return [self.to_dict(), *(task.to_dict() for task in self.list_tasks())]
 
     def _facts(self) -> dict[str, Any]:
-        return {"name": self.name, "kind": self.kind, "path": self.spec.path, "id": self.id}
+        return {"name": self.name, "kind": self.kind, "path": shown(self.spec.path), "id": self.id}
 
 
 def parameters_of(given: dict[str, Any]) -> dict[str, Any]:

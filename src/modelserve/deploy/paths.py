@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modelserve.errors import ConfigError
+from modelserve.urls import shown
 
 HUB = ("hf", "huggingface")
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(:(?P<revision>[\w./-]*[\w.-]))?/?")
@@ -36,18 +37,18 @@ def parse(path: str) -> Where:
     if scheme in HUB:
         found = _HUB_ID.fullmatch(rest)
         if found is None:
-            raise ConfigError(f"path is {path!r}; a model on the hub is hf://org/name or hf://org/name:revision")
+            raise ConfigError(f"path is {shown(path)!r}; a model on the hub is hf://org/name or hf://org/name:revision")
         revision = {"model_revision": found["revision"]} if found["revision"] else {}
         return Where("hf", {"model_id": found["id"], **revision})
     if scheme == "store":
         raise ConfigError(
-            f"path is {path!r}, a model of a DigitalHub platform, which is not asked here; give the path that the "
-            "model has there (s3://…, hf://…) or a local directory"
+            f"path is {shown(path)!r}, a model of a DigitalHub platform, which is not asked here; give the path "
+            "that the model has there (s3://…, hf://…) or a local directory"
         )
     if scheme in REMOTE and rest:
         return Where(scheme, {"model_dir": f"{scheme.removeprefix('zip+')}://{rest}"})
     known = ", ".join(f"{one}://" for one in (*HUB, "s3", "http", "https", "file"))
-    raise ConfigError(f"path is {path!r}; it must be a local path or begin with one of {known}")
+    raise ConfigError(f"path is {shown(path)!r}; it must be a local path or begin with one of {known}")
 
 
 def absolute(path: str) -> str:
@@ -60,7 +61,7 @@ def check_here(path: str) -> None:
     """Raises ConfigError for a local path that is not there."""
     local = parse(path).local
     if local is not None and not local.exists():
-        raise ConfigError(f"path is {path!r}, and there is nothing at that place on this machine")
+        raise ConfigError(f"path is {shown(path)!r}, and there is nothing at that place on this machine")
 
 
 def check_override(path: str, function_path: str) -> None:
@@ -70,7 +71,7 @@ def check_override(path: str, function_path: str) -> None:
     base, behind = function_path.rstrip("/"), path[len(function_path.rstrip("/")) :]
     below = same(path[: len(base)]) == same(base) and behind[:1] in ("", "/", ":")
     if not below or ".." in behind.split("/"):
-        raise ConfigError(f"path is {path!r}; a run's path is below its function's, {function_path!r}")
+        raise ConfigError(f"path is {shown(path)!r}; a run's path is below its function's, {shown(function_path)!r}")
 
 
 def title(path: str) -> str:

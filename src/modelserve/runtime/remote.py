@@ -17,8 +17,9 @@ from modelserve import environment
 from modelserve.errors import LoadError
 from modelserve.runtime.archive import unpack
 from modelserve.runtime.cache import Copy, Entry, Item, disk_reason
-from modelserve.runtime.source import Source, is_archive, is_url, parse, shown
+from modelserve.runtime.source import Source, is_archive, is_url, parse
 from modelserve.runtime.transfer import PAUSES_S, Unreachable, digest
+from modelserve.urls import shown
 
 __all__ = ["fetch", "is_fetched", "is_url", "shown"]
 

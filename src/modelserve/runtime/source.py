@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from modelserve.errors import LoadError
+from modelserve.urls import shown
 
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 """Ends of the names of what is unpacked."""
@@ -84,15 +85,6 @@ def is_url(source: str) -> bool:
 
 def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
-
-
-def shown(source: str) -> str:
-    """A path or URL without what is secret in it, for messages and logs; it needs not be a valid one."""
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        return source
-    host, slash, path = re.split(r"([?#])", rest, maxsplit=1)[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def parse(source: str) -> Source:

@@ -19,8 +19,9 @@ import httpx2
 from modelserve.errors import LoadError
 from modelserve.runtime.cache import Copy, Item, Part
 from modelserve.runtime.checksums import Checksum
-from modelserve.runtime.source import Source, shown
+from modelserve.runtime.source import Source
 from modelserve.runtime.transfer import Body, Unreachable, receive
+from modelserve.urls import shown
 
 _TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 """Seconds without a byte, and without a connection. Some stores take ten seconds for the first byte of a large file."""
