@@ -24,7 +24,7 @@ from modelserve.backends.base import Layout  # noqa: E402
 from modelserve.backends.huggingface import HuggingFaceBackend  # noqa: E402
 from modelserve.config import Config  # noqa: E402
 from modelserve.runtime.load import Loaded, load  # noqa: E402
-from modelserve.types import Encoding, Params  # noqa: E402
+from modelserve.types import Encoding, InferRequest  # noqa: E402
 
 
 class Engine:
@@ -34,6 +34,7 @@ class Engine:
         self.loaded: Loaded = load(Config(model_dir=str(texts.model_dir())), lambda stage, fraction: None)
         assert isinstance(self.loaded.backend, HuggingFaceBackend)
         self.backend: HuggingFaceBackend = self.loaded.backend
+        self.reduce = self.loaded.modality.reduce
         self.verdict = self.backend.verdict
         self.sets = {name: texts.read(name) for name in texts.SETS}
 
@@ -65,12 +66,15 @@ class Engine:
 
     def embed(self, batch: list[str], alone: bool = True) -> list[Any]:
         """The vectors of the texts, in the order of their lengths."""
-        loaded = self.loaded
-        encodings = sorted(loaded.task.preprocess(batch, Params()), key=len)
+        encodings = sorted(self.encode(batch), key=len)
         outputs = []
         for part in self.cut(encodings):
-            outputs += self.backend.forward(part, loaded.task.reduce, alone=alone)
+            outputs += self.backend.forward(part, self.reduce, alone=alone)
         return outputs
+
+    def encode(self, batch: list[str]) -> list[Encoding]:
+        """Tokenised, in order."""
+        return self.loaded.modality.preprocess(InferRequest("", list(batch)))
 
     def cut(self, encodings: list[Encoding]) -> list[list[Encoding]]:
         """Neighbours in length, as many as the token budget holds: padded tokens when padded."""

@@ -12,7 +12,7 @@ from statistics import median
 
 from benchmarks.engine import Engine  # isort: skip  # sets the environment before torch is imported
 from benchmarks import texts
-from modelserve.types import Encoding, Params
+from modelserve.types import Encoding
 
 COUNTS = {"16": (1, 2, 4, 8, 16, 32, 64, 128), "mixed": (1, 2, 4, 8, 16, 32, 64)}
 REPEATS = 9
@@ -23,7 +23,7 @@ def cost_s(engine: Engine, batch: list[Encoding]) -> float:
     costs = []
     for _ in range(REPEATS + 1):
         started = time.thread_time()
-        engine.backend.forward(batch, engine.loaded.task.reduce, alone=False)
+        engine.backend.forward(batch, engine.reduce, alone=False)
         costs.append(time.thread_time() - started)
     return median(costs[1:])
 
@@ -33,7 +33,7 @@ def main() -> None:
     print("| texts | texts in the pass | tokens | CPU ms | tokens / CPU s |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, counts in COUNTS.items():
-        encodings = engine.loaded.task.preprocess(texts.read(name), Params())
+        encodings = engine.encode(texts.read(name))
         for count in counts:
             batch = encodings[:count]
             tokens, cost = sum(map(len, batch)), cost_s(engine, batch)

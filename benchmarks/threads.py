@@ -22,7 +22,6 @@ from typing import Any
 from benchmarks.engine import Engine  # isort: skip  # sets the environment before torch is imported
 from benchmarks import texts
 from benchmarks.contender import percentile
-from modelserve.types import Params
 
 CORES = len(os.sched_getaffinity(0))
 ARRANGEMENTS = {(1, False): "one, on one core", (1, True): "one, on every core", (CORES, False): "one on each core"}
@@ -35,7 +34,7 @@ PAUSE = "loop's p99 pause ms"
 def measure(kind: str, streams: int, alone: bool, loop: bool, seconds: float) -> dict[str, float]:
     """Tokens per second, per CPU second (the loop thread's own left out), and the loop's p99 pause in ms."""
     engine = Engine()
-    encodings = sorted(engine.loaded.task.preprocess(texts.read(kind)[:TEXTS], Params()), key=len)
+    encodings = sorted(engine.encode(texts.read(kind)[:TEXTS]), key=len)
     work = engine.cut(encodings)
     stop = threading.Event()
     done = [0] * streams
@@ -46,7 +45,7 @@ def measure(kind: str, streams: int, alone: bool, loop: bool, seconds: float) ->
         for part in itertools.islice(itertools.cycle(work), index, None):
             if stop.is_set():
                 return
-            engine.backend.forward(part, engine.loaded.task.reduce, alone=alone)
+            engine.backend.forward(part, engine.reduce, alone=alone)
             done[index] += sum(map(len, part))
 
     def event_loop() -> None:
