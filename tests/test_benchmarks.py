@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks import load, report, texts
 from benchmarks.as_installed import VARIABLE, hidden
+from benchmarks.child import Child
 from benchmarks.contender import Measure, percentile
 from benchmarks.rounds import Results
 from benchmarks.target import verdicts
@@ -199,3 +200,15 @@ def test_the_server_is_measured_as_users_have_it() -> None:
         timeout=60,
     )
     assert done.stdout == "scipy False, torch True\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_engine_answers_and_runs(tmp_path: Path) -> None:
+    """What the server is measured against: it must not fall behind the server's own path."""
+    with Child(["benchmarks.engine"], folder=tmp_path) as engine:
+        assert engine.hear() == {"ready": True}
+        engine.say({"embed": "Where is the parcel?"})
+        vector = engine.hear()["vector"]
+        assert sum(value * value for value in vector) == pytest.approx(1, abs=1e-4)
+        engine.say({"name": "16", "in_flight": 4, "seconds": 0.2, "layout": "packed", "streams": 2, "first": 0})
+        assert len(engine.hear()["indexes"]) >= 4
