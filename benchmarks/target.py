@@ -50,7 +50,7 @@ def verdicts(results: Results, server: str) -> list[Verdict]:
         _alone(results, server),
         _most("p99 of GET /v2/health/live under saturation", _p99(results.live_ms), LIVE_MS, "ms"),
         _most("start until ready, beside the same imports and load", _start(results), START, "times"),
-        _most("resident memory after the runs", results.resident_mib or None, MEMORY_MIB, "MiB"),
+        _most("peak resident memory after the runs", results.peak_mib or None, MEMORY_MIB, "MiB"),
     ]
 
 
