@@ -13,7 +13,7 @@ from modelserve import registry
 
 PACKAGE = Path(registry.__file__).parent
 
-BOTTOM = {"types", "config", "errors", "registry", "environment", "urls"}
+BOTTOM = {"types", "generation", "config", "errors", "registry", "environment", "urls"}
 FLAGS = BOTTOM | {"vllm_flags"}
 SHARED = FLAGS | {"flags", "logs"}
 SERVER = {"parent", "progress", "server", "supervisor", "worker"}

@@ -1,0 +1,58 @@
+"""What an engine is: something that makes texts of prompts, many at once, token by token.
+
+It owns its threads, its KV memory and its schedule. Knows no text (it sees token ids), no protocol and no queue of
+requests: `runtime/generator.py` bounds what waits, writes tokens as text and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modelserve.generation import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the server must know of an engine."""
+
+    context_length: int
+    """Most tokens of prompt and answer together; for an encoder-decoder, of either."""
+    max_running: int
+    """Sequences that it works on at once; more wait in it."""
+    encoder_decoder: bool = False
+    lacks: frozenset[str] = field(default_factory=frozenset)
+    """Fields of `Sampling` that it cannot do (`logit_bias`, `grammar`, …): asking for one is the caller's error."""
+
+
+class Engine(Protocol):
+    """A loaded generative model."""
+
+    limits: EngineLimits
+    end_ids: Collection[int]
+    """Token ids that end a text, as the model's generation config says."""
+    lost: bool
+    """It will not generate again in this process; liveness turns false."""
+
+    def start(self, sequence: Sequence) -> None:
+        """Take it on; from any thread, returns at once. Everything else comes through its sink."""
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Compute no further step for it; from any thread. Its sink hears nothing more, and its memory is free after
+        the step that runs."""
+
+    def running(self) -> int:
+        """Sequences that are in a step now."""
+
+    def waiting(self) -> int:
+        """Sequences taken on that no step has begun."""
+
+    def stuck_s(self) -> float:
+        """Seconds that the step in progress has taken so far; 0 between steps."""
+
+    def close(self) -> None:
+        """End what runs (NotReady), free the weights, stop the threads."""
+
+    def describe(self) -> dict[str, Any]:
+        """device, dtype, how it runs and why, for /info and the log."""
