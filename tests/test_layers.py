@@ -13,14 +13,15 @@ from modelserve import registry
 
 PACKAGE = Path(registry.__file__).parent
 
-BOTTOM = {"types", "generation", "config", "errors", "registry", "environment", "urls"}
+BOTTOM = {"types", "config", "errors", "registry", "environment", "urls"}
 FLAGS = BOTTOM | {"vllm_flags"}
-SHARED = FLAGS | {"flags", "logs"}
+SHARED = FLAGS | {"flags", "logs", "generation"}
 SERVER = {"parent", "progress", "server", "supervisor", "worker"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in BOTTOM},
     "vllm_flags": set(),
+    "generation": {"types", "errors"},
     "flags": FLAGS,
     "logs": BOTTOM,
     "__init__": SHARED | {"client", "deploy"},

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
-
-import numpy as np
+from typing import Literal, Protocol
 
 from modelserve.errors import ModelServeError
+from modelserve.types import Array
 
 Finish = Literal["stop", "length"]
 """Why a text ended: the model or a stop string ended it, or --max_tokens or the context did."""
@@ -115,7 +114,7 @@ class Sink(Protocol):
 class Constraint(Protocol):
     """A grammar at work on one sequence; used by the engine's thread only."""
 
-    def mask(self) -> np.ndarray[Any, Any]:
+    def mask(self) -> Array:
         """Which tokens may come next: uint32 [ceil(vocabulary / 32)], bit i % 32 of word i // 32 for token i."""
 
     def accept(self, token: int) -> None:
