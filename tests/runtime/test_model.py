@@ -11,6 +11,7 @@ import pytest
 
 from modelserve import flags
 from modelserve.errors import InvalidRequest, LoadError, ModelNotFound, NotReady, RequestTooLarge
+from modelserve.runtime.batched import Batched
 from modelserve.runtime.model import Model, Models
 from modelserve.types import InferRequest, Params, TextPair, TokenIds
 from tests.models import tiny
@@ -91,14 +92,15 @@ async def test_what_cannot_be_answered(loaded: Model, instances: list[object], e
 
 async def test_giving_up_frees_the_queue(loaded: Model) -> None:
     held = threading.Event()
-    assert loaded._loaded is not None  # the only way to hold a pass is to stand in it
-    forward = loaded._loaded.backend.forward
+    service = loaded._service
+    assert isinstance(service, Batched)  # the only way to hold a pass is to stand in it
+    forward = service._backend.forward
 
     def holding(*args: object, **kwargs: object) -> object:
         held.wait(10)
         return forward(*args, **kwargs)  # type: ignore[arg-type]
 
-    loaded._loaded.backend.forward = holding  # type: ignore[method-assign, assignment]
+    service._backend.forward = holding  # type: ignore[method-assign, assignment]
     asked = asyncio.create_task(loaded.infer(request("x")))
     await asyncio.sleep(0.05)
     asked.cancel()

@@ -11,20 +11,22 @@ from pathlib import Path
 from modelserve import registry
 from modelserve.config import Config
 from modelserve.runtime import remote
+from modelserve.runtime.batched import Batched
 from modelserve.runtime.formats import model_format
 from modelserve.runtime.modality import DOWNLOADED, At, Loaded
+from modelserve.runtime.service import Service
 
 log = logging.getLogger(__name__)
 
 
-def load(config: Config, at: At) -> Loaded:
+def load(config: Config, at: At) -> Service:
     """Raises LoadError, with the one sentence that a user needs."""
     path = _here(config, at)
     name = model_format(config, path)
     if name != "huggingface":
         log.info("format %s%s", name, "" if config.model_format else " (from the files)")
-    loaded: Loaded = registry.load(registry.FORMATS[name])(config, path, at)
-    return loaded
+    loaded: Loaded | Service = registry.load(registry.FORMATS[name])(config, path, at)
+    return Batched(loaded, config) if isinstance(loaded, Loaded) else loaded
 
 
 def _here(config: Config, at: At) -> Path | None:
