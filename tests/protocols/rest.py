@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import uvicorn
+from starlette.types import ASGIApp
 
 from modelserve.config import Config
 from modelserve.errors import LoadError, NotReady
@@ -96,7 +97,13 @@ def client(*models: StandIn, **parameters: Any) -> httpx.AsyncClient:
 @asynccontextmanager
 async def listening(*models: StandIn, **parameters: Any) -> AsyncIterator[int]:
     """The port of a real uvicorn that serves the app."""
-    app = build_app(context(*models, **parameters))
+    async with serving(build_app(context(*models, **parameters))) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
+    """The port of a real uvicorn that serves this app."""
     config = uvicorn.Config(app, port=0, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     config.load()

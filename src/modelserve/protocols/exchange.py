@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
@@ -73,14 +73,23 @@ def _encode_in_pieces(values: Sequence[Any] | np.ndarray[Any, Any], piece: int) 
     return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
 
 
+Chunks = AsyncGenerator[bytes, None]
+"""A body in the making; closed when nobody reads on."""
+
+
 @dataclass(slots=True)
 class Reply:
-    """What goes back: status, body and the headers that are the protocol's own."""
+    """What goes back: status, body and the headers that are the protocol's own.
+
+    chunks: the body of a stream (sse.py). sent: it has gone out already.
+    """
 
     body: bytes
     status: int = 200
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    chunks: Chunks | None = None
+    sent: bool = False
 
 
 class Exchange:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from time import perf_counter
 from types import ModuleType
@@ -31,6 +31,7 @@ from modelserve.protocols.coding import compressed, wants_gzip
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, Reply, encode
 from modelserve.protocols.openapi import Operation
+from modelserve.protocols.sse import stream
 from modelserve.protocols.status import STATUS, status
 from modelserve.registry import PROTOCOLS
 from modelserve.runtime.record import record
@@ -68,16 +69,13 @@ class Endpoint:
         exchange = Exchange(self.context, scope, receive)
         try:
             reply = await self.function(exchange)
-        except ModelServeError as error:
-            reply = self._refuse(error)
-        except Exception:
-            log.exception("Request %s failed: %s %s", exchange.id, exchange.method, exchange.path)
-            reply = self._refuse(
-                InferenceFailed(f"The server failed on this request; its log says why under the id {exchange.id}.")
-            )
+            if reply.chunks is not None:
+                reply = await stream(exchange, reply, reply.chunks, send, partial(self._refused, exchange))
+        except Exception as error:
+            reply = self._refused(exchange, error)
         if not self.quiet:
             self._record(exchange, reply.status, perf_counter() - started)
-        if reply.status != _GONE:
+        if reply.status != _GONE and not reply.sent:
             await _send(exchange, reply, send)
 
     def refusing(self, error: ModelServeError) -> Endpoint:
@@ -88,7 +86,11 @@ class Endpoint:
 
         return replace(self, function=refuse)
 
-    def _refuse(self, error: ModelServeError) -> Reply:
+    def _refused(self, exchange: Exchange, error: Exception) -> Reply:
+        """The reply to what a request ended in."""
+        if not isinstance(error, ModelServeError):
+            log.error("Request %s failed: %s %s", exchange.id, exchange.method, exchange.path, exc_info=error)
+            error = InferenceFailed(f"The server failed on this request; its log says why under the id {exchange.id}.")
         code = status(error).http
         headers: tuple[tuple[bytes, bytes], ...] = ()
         if retry_after_s := getattr(error, "retry_after_s", None):
