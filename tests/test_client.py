@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modelserve import Client, InvokeError
+from modelserve import Client, ConfigError, InvokeError
 from modelserve.client import _is_loopback
 
 
@@ -28,6 +28,8 @@ class Echo:
     status: int = 200
     answer: bytes = b'{"predictions": ["a", "b"]}'
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+    also: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    """Path -> status and answer, where they are others."""
     delay: threading.Event | None = None
 
     @property
@@ -45,11 +47,12 @@ def echo() -> Iterator[Echo]:
             echo.asked.append((self.command, self.path, body))
             if echo.delay is not None:
                 echo.delay.wait(10)
+            status, answer = echo.also.get(self.path, (echo.status, echo.answer))
             with contextlib.suppress(ConnectionError):  # whoever asked did not wait
-                self.send_response(echo.status)
-                self.send_header("content-length", str(len(echo.answer)))
+                self.send_response(status)
+                self.send_header("content-length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(echo.answer)
+                self.wfile.write(answer)
 
         do_GET = do_POST = do_PUT = answer
 
@@ -135,6 +138,36 @@ def test_predict(echo: Echo, inputs: Any, instances: list[Any], alone: bool) -> 
     assert echo.asked[0][:2] == ("POST", "/v1/models/bert:predict")
     assert echo.instances == instances
     assert json.loads(echo.asked[0][2])["parameters"] == {"top_k": 2}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"top_kk": 3}, "unknown parameter top_kk; did you mean top_k?"),
+        (
+            {"top_k": 3, "aggregation_stategy": "max"},
+            "unknown parameter aggregation_stategy; did you mean aggregation_",
+        ),
+        ({"Normalize": True}, "unknown parameter Normalize; did you mean normalize?"),
+        ({"xyzzy": 1}, "unknown parameter xyzzy; a request has return_probabilities, return_raw_logits, return_off"),
+    ],
+)
+def test_an_unknown_parameter_is_not_sent(echo: Echo, given: dict[str, Any], message: str) -> None:
+    echo.answer = b'{"model_name": "bert", "task": "fill_mask", "backend": "huggingface"}'
+    client = Client(echo.url, "bert")
+    for _ in range(2):
+        with pytest.raises(ConfigError) as found:
+            client.predict("a", **given)
+        assert found.value.message.startswith(message)
+    assert [path for _, path, _ in echo.asked] == ["/info"], "asked once whether the model has parameters of its own"
+
+
+@pytest.mark.parametrize(("status", "described"), [(200, b'{"backend": "mlflow"}'), (404, b"there is no /info")])
+def test_a_parameter_of_the_models_own_is_sent(echo: Echo, status: int, described: bytes) -> None:
+    """An MLflow model's, and whatever a server that is not ours may take."""
+    echo.also["/info"] = status, described
+    assert Client(echo.url, "m").predict([[1.0]], top_kk=3) == ["a", "b"]
+    assert json.loads(echo.asked[-1][2])["parameters"] == {"top_kk": 3}
 
 
 async def test_async_twins(echo: Echo) -> None:

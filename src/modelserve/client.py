@@ -10,9 +10,10 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from modelserve.errors import InvokeError
+from modelserve.errors import ConfigError, InvokeError
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,6 +30,8 @@ class Client:
         self.model_name = model_name
         self._timeout = timeout
         self._client: httpx2.Client | None = None
+        self._knows_more: bool | None = None
+        """Whether it may take other parameters than ours; None until that matters."""
 
     def invoke(
         self,
@@ -60,9 +63,10 @@ class Client:
     def predict(self, inputs: Any, **parameters: Any) -> Any:
         """The answers to texts (or pairs of texts, or rows of numbers), in order; one alone is answered by one value.
 
-        parameters: the request's own, such as top_k or return_probabilities. Raises InvokeError with the server's
-        words.
+        parameters: the request's own, such as top_k or return_probabilities. Raises ConfigError for one that is
+        unknown, InvokeError with the server's words.
         """
+        self._check(parameters)
         alone = isinstance(inputs, str | Mapping) or _is_pair(inputs)
         instances = [_instance(one) for one in ([inputs] if alone else _listed(inputs))]
         body: dict[str, Any] = {"instances": instances} | ({"parameters": parameters} if parameters else {})
@@ -92,6 +96,25 @@ class Client:
 
     async def apredict(self, inputs: Any, **parameters: Any) -> Any:
         return await asyncio.to_thread(self.predict, inputs, **parameters)
+
+    def _check(self, parameters: Mapping[str, Any]) -> None:
+        """The server ignores what it does not know, as V1 has it, so that a typing error would go unnoticed. A model of
+        MLflow has parameters of its own, and a server that is not ours may have any. Raises ConfigError."""
+        if not parameters:
+            return
+        from modelserve.types import Params  # here, since it takes numpy with it
+
+        known = Params.__struct_fields__
+        unknown = [name for name in parameters if name not in known]
+        if not unknown:
+            return
+        if self._knows_more is None:
+            described = self.invoke(path="/info", method="GET")
+            self._knows_more = not described.is_success or described.json().get("backend") == "mlflow"
+        if not self._knows_more:
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; a request has {', '.join(known)}"
+            raise ConfigError(f"unknown parameter {unknown[0]}{hint}")
 
     def close(self) -> None:
         if self._client is not None:

@@ -189,7 +189,7 @@ def _value(name: str, texts: list[str]) -> Any:
         except ValueError as error:
             raise ConfigError(f"--{name} is {last!r}, which is no JSON: {error}") from error
     if name in ("resources", "node_selector"):
-        return _pairs(name, last.split(","))
+        return _once(name, last)
     if name == "envs":
         return _pairs(name, texts)
     if name == "secrets":
@@ -209,6 +209,16 @@ def _words(text: str) -> list[str]:
 def _listed_envs(envs: Any) -> Any:
     """A mapping as the list that it is short for; anything else is for deploy.shapes to judge."""
     return [{"name": name, "value": value} for name, value in envs.items()] if isinstance(envs, dict) else envs
+
+
+def _once(name: str, text: str) -> dict[str, str]:
+    """A=1,B=2, with no name in it twice."""
+    listed = text.split(",")
+    found = _pairs(name, listed)
+    for key in found:
+        if sum(one.partition("=")[0] == key for one in listed) > 1:
+            raise ConfigError(f"--{name} is {text!r}, which has {key} more than once; give it one value")
+    return found
 
 
 def _pairs(name: str, texts: Iterable[str]) -> dict[str, str]:

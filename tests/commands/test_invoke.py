@@ -31,6 +31,8 @@ def test_parameters(served: str, typed: Typed) -> None:
     assert wrong.status == 1
     assert wrong.err.startswith("modelserve: error: 400: ")
     assert "top_k" in wrong.err
+    unknown = typed("invoke", "bert", TEXT, "-p", "top_kk=3")
+    assert unknown == (2, "", "modelserve: error: unknown parameter top_kk; did you mean top_k?\n")
 
 
 def test_bodies(served: str, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

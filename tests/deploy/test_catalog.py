@@ -285,9 +285,11 @@ class TestRuns:
             made.run("serve", secrets=["TOKEN", "OTHER"])
         assert (kept("task"), kept("run")) == (0, 0)
 
-    def test_a_path_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
-        made = function(path=str(tmp_path / "later"))
+    @pytest.mark.parametrize("scheme", ["", "file://"])
+    def test_a_path_that_is_not_there_is_refused(self, tmp_path: Path, scheme: str) -> None:
+        made = function(path=f"{scheme}{tmp_path}/later")
         assert "and there is nothing at that place on this machine" in refused(made.run, "serve")
+        assert (kept("task"), kept("run")) == (0, 0)
         (tmp_path / "later").mkdir()
         made.run("serve")
 
@@ -334,6 +336,17 @@ class TestRuns:
         caplog.clear()
         function().run("serve", huggingface_task="fill_mask", return_probabilities=True)
         assert caplog.text == ""
+
+    def test_flags_of_texts_for_a_model_of_rows(self, caplog: pytest.LogCaptureFixture) -> None:
+        for kind, named in (("sklearnserve", "max_length"), ("mlflowserve", "max_length, return_probabilities")):
+            made = ms.new_function("demo", "rows", kind, path="s3://bucket/model/")
+            caplog.clear()
+            run = made.run("serve", max_length=8, return_probabilities=True)
+            assert [one.getMessage() for one in caplog.records] == [f"{named}: no effect on a model of {kind}"]
+            assert run.spec.max_length == 8, "kept as it was given"
+            assert refused(made.run, "serve", huggingface_task="fill_mask").startswith(
+                "huggingface_task is 'fill_mask'"
+            )
 
     def test_found(self) -> None:
         made, other = function(), function("other")
@@ -387,6 +400,21 @@ class TestRuns:
             function().run("serve", service_name="has-no-disk")
         (run,) = ms.list_runs("demo", state="ERROR")
         assert "No space left" in str(run.status.message)
+
+    @pytest.mark.parametrize("ends", ["STOP", "STOPPED", "DELETING", "DELETED"])
+    def test_what_others_end_while_it_is_started_stays_ended(self, monkeypatch: pytest.MonkeyPatch, ends: Any) -> None:
+        def start(self: nowhere.Nowhere, record: Record) -> None:
+            if ends == "DELETED":
+                catalog.store().delete("run", record.project, record.id)
+            else:
+                catalog.store().change("run", record.project, record.id, lambda one: transition(one, ends))
+            raise TargetError("there is no room")
+
+        monkeypatch.setattr(nowhere.Nowhere, "start", start)
+        with pytest.raises(TargetError, match="there is no room"):
+            function().run("serve")
+        found = [run.state for run in ms.list_runs("demo")]
+        assert found == {"STOP": ["ERROR"], "DELETED": []}.get(ends, [ends])
 
     def test_one_that_ends_while_it_is_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run = function().run("serve")
@@ -499,6 +527,7 @@ class TestExports:
             ({"spec": {"path": HUB, "replicas": 2}}, "unknown parameter replicas of a function"),
             ({"name": 1}, "is no export of an entity: Expected `str`, got `int` - at `$.name`"),
             ({"id": "../x"}, "id is '../x'; a name has"),
+            ({"id": "latest"}, "id is 'latest', which stands for the newest version; give another"),
             ({"key": "store://demo/model/x/y"}, "'store://demo/model/x/y' names a model; there are"),
         ],
     )

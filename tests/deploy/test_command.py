@@ -13,7 +13,8 @@ from modelserve.errors import ConfigError
 
 
 def args(kind: str = "huggingfaceserve", processes: int = 1, limit_threads: bool = False, **given: Any) -> list[str]:
-    spec = {"path": "hf://org/name", "model_name": "model", **parameters.read(given)}
+    path = "hf://org/name" if kind == "huggingfaceserve" else "s3://bucket/model/"
+    spec = {"path": path, "model_name": "model", **parameters.read(given)}
     return command.server_args(kind, spec, processes=processes, limit_threads=limit_threads)
 
 
@@ -128,3 +129,24 @@ def test_what_other_models_do_not_have_is_refused_before_a_server_is_started(kin
         args(kind, **{name: value})
     assert found.value.message == f"{name} is {value!r}; it is for Hugging Face models, and this is a {kind}"
     assert f"--model_format={kind.removesuffix('serve')}" in args(kind, backend="AUTO", max_length=8)
+
+
+@pytest.mark.parametrize("kind", ["sklearnserve", "mlflowserve"])
+def test_the_hub_has_models_of_one_kind(kind: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        args(kind, path="hf://org/name")
+    assert found.value.message == f"path is 'hf://org/name'; the hub has Hugging Face models, and this is a {kind}"
+
+
+def test_what_has_no_effect_on_a_model_of_the_kind() -> None:
+    given = {"max_model_len": 8, "pooling": "cls", "return_probabilities": True, "disable_lower_case": False}
+    spec = parameters.read({**given, "envs": {"A": "1"}, "args": ["--prompt_name=query", "--max_batch_tokens=4"]})
+    assert command.without_effect("huggingfaceserve", spec) == []
+    assert command.without_effect("sklearnserve", spec) == ["max_length", "pooling", "prompt_name"]
+    assert command.without_effect("mlflowserve", spec) == [
+        "max_length",
+        "pooling",
+        "prompt_name",
+        "return_probabilities",
+    ]
+    assert command.without_effect("sklearnserve", parameters.read({"return_probabilities": True})) == []

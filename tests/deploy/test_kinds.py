@@ -54,3 +54,4 @@ def test_mlflowserve(project: ms.Project) -> None:
         body = {"inputs": [{"name": "rows", "datatype": "FP64", "shape": list(ROWS.shape), "data": ROWS.tolist()}]}
         (output,) = run.invoke(json=body).json()["outputs"]
         assert output["data"] == model.predict(ROWS).tolist()
+        assert run.predict(ROWS, its_own=1) == model.predict(ROWS).tolist(), "a parameter that its signature may name"

@@ -342,8 +342,20 @@ def test_started_twice_is_started_once(here: Runs) -> None:
     first = supervisor(record)
     assert here.running(record).status["supervisor"] == first.pid
     assert here.stop(record).state == "STOPPED"
-    with pytest.raises(TargetError, match="the run is STOPPED; only one that is READY or RESUME can be started"):
-        here.target.start(record)
+
+
+@pytest.mark.parametrize("ends", [("STOP",), ("STOP", "STOPPED"), ("DELETING",), ()])
+def test_what_was_stopped_before_anybody_began_stays_stopped(here: Runs, ends: tuple[states.State, ...]) -> None:
+    record = here.new()
+    for state in ends:
+        here.move(record, state)
+    if not ends:
+        here.store.delete("run", "p", record.id)
+    here.target.start(record)
+    assert not notes.Files(record.id).supervisor_log.exists()
+    assert notes.Files(record.id).directory.exists() == ("STOP" in ends)
+    if ends:
+        assert here.store.get("run", "p", record.id).state == ends[-1]
 
 
 def test_a_model_that_does_not_load_is_an_error_with_its_cause_in_seconds(here: Runs, tmp_path: Path) -> None:

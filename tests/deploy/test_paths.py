@@ -66,13 +66,39 @@ def test_a_local_path_is_kept_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp
     assert paths.absolute("bert") == str(tmp_path / "bert")
     assert paths.absolute("~/bert") == "/home/anna/bert"
     assert paths.absolute("hf://org/name") == "hf://org/name"
+    assert paths.absolute("s3://bucket/a/../b") == "s3://bucket/a/../b", "a bucket's keys may have that"
+
+
+def test_a_local_path_is_kept_without_dots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    monkeypatch.chdir(tmp_path / "here")
+    for typed, kept in {
+        "..": tmp_path,
+        "../bert": tmp_path / "bert",
+        "./bert/../bert/": tmp_path / "here" / "bert",
+        f"{tmp_path}/not/there/../../bert": tmp_path / "bert",
+        "../link/bert": tmp_path / "link" / "bert",
+        "../link/../bert": tmp_path / "far" / "bert",
+        "/../../bert": Path("/bert"),
+    }.items():
+        assert paths.absolute(typed) == str(kept), typed
 
 
 def test_what_is_not_here_is_said(tmp_path: Path) -> None:
     paths.check_here(str(tmp_path))
     paths.check_here("hf://org/name")
-    with pytest.raises(ConfigError, match=r"path is '.*nowhere', and there is nothing at that place on this machine"):
-        paths.check_here(str(tmp_path / "nowhere"))
+    (tmp_path / "a b").touch()
+    digest = "#sha256=" + "0" * 64
+    for url in (f"file://{tmp_path}", f"file://localhost{tmp_path}/a%20b", f"FILE://{tmp_path}/a%20b{digest}"):
+        paths.check_here(url)
+    for missing in (tmp_path / "nowhere", f"file://{tmp_path}/nowhere", f"file://{tmp_path}/nowhere{digest}"):
+        with pytest.raises(ConfigError, match=r"path is '.*nowhere', and there is nothing at that place on this mach"):
+            paths.check_here(str(missing))
+    for another in ("file://host/models", "file://models"):
+        with pytest.raises(ConfigError, match=f"path is '{another}'; a path of this machine is file:///models/bert"):
+            paths.check_here(another)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +65,31 @@ def version(database: Database) -> list[Any]:
 def test_a_new_store_is_of_the_newest_version(database: Database) -> None:
     schema.prepare(database)
     assert version(database) == [(NEWEST,)]
+
+
+def test_a_function_has_one_task_for_an_action(database: Database) -> None:
+    schema.prepare(database)
+    (index,) = execute(
+        database,
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'modelserve_entity_task'"
+        if database.is_postgres
+        else "SELECT sql FROM sqlite_master WHERE name = 'modelserve_entity_task'",
+    )
+    assert index[0].startswith("CREATE UNIQUE INDEX modelserve_entity_task ON ")
+    assert "WHERE (type = 'task'" in index[0].replace("WHERE type", "WHERE (type")
+
+
+def test_sqlite_needs_nothing_of_postgresql(tmp_path: Path) -> None:
+    program = """
+import sys
+from modelserve.deploy.store import Store
+Store(sys.argv[1]).list("run")
+print([name for name in sys.modules if "postgresql" in name or "psycopg" in name])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"sqlite:///{tmp_path}/s.db"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_new_store_needs_no_migration(database: Database) -> None:

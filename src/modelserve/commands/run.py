@@ -217,7 +217,7 @@ def _check_here(asked: Line) -> None:
 def _of_path(asked: Line) -> Function:
     from modelserve.deploy import catalog, paths
 
-    path = _whole(asked.what)
+    path = paths.absolute(asked.what)
     kind = asked.kind or _kind(path)
     name = asked.name or re.sub(r"[^A-Za-z0-9._+-]+", "-", paths.title(path)).strip("-").lower() or "model"
     with suppress(EntityNotFound):
@@ -225,14 +225,6 @@ def _of_path(asked: Line) -> Function:
         if (newest.kind, newest.spec.path) == (kind, path):
             return newest
     return catalog.new_function(asked.project, name, kind, path=path)
-
-
-def _whole(path: str) -> str:
-    """A local path from the root, with no .. in it, so that the same place has the same name."""
-    from modelserve.deploy import paths
-
-    local = paths.parse(path).local
-    return path if local is None else str(local.expanduser().resolve() if ".." in local.parts else paths.absolute(path))
 
 
 def _kind(path: str) -> str:

@@ -261,7 +261,7 @@ def _imported(records: list[Record], project: str, reset_id: bool) -> list[Funct
     for record in records:
         if record.type == "function":
             old = function_string(record.kind, record.project, record.name, record.id)
-            id = new_id() if reset_id else record.id
+            id = new_id() if reset_id else functions.check_id("id", record.id)
             time = now()
             metadata = record.metadata | {"version": id, "updated": time} | ({"created": time} if reset_id else {})
             spec = functions.read_spec(record.kind, record.spec)

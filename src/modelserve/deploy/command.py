@@ -21,6 +21,32 @@ _HUGGING_FACE = {"task": "huggingface_task", "dtype": "dtype", "backend": "backe
 """What the server refuses for other models: flag -> keyword."""
 
 
+_OF_TEXTS = (
+    "tokenizer_revision",
+    "max_length",
+    "allow_long_max_model_len",
+    "trust_remote_code",
+    "disable_lower_case",
+    "disable_special_tokens",
+    "return_token_type_ids",
+    "return_raw_logits",
+    "return_offsets_mapping",
+    "pooling",
+    "normalize",
+    "prompt_name",
+)
+"""What the server takes for other models, and does nothing with."""
+
+
+def without_effect(kind: str, spec: Mapping[str, Any]) -> list[str]:
+    """What means nothing to the models of this kind and is no error, since runs share tasks and profiles."""
+    if not KINDS[kind].model_format:
+        return []
+    also = ("return_probabilities",) if KINDS[kind].model_format == "mlflow" else ()
+    config = server_config(spec)
+    return [name for name in (*_OF_TEXTS, *also) if name in config]
+
+
 def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit_threads: bool = False) -> list[str]:
     """Words after `modelserve serve`, without the ports, which are the target's.
 
@@ -32,8 +58,11 @@ def server_args(kind: str, spec: Mapping[str, Any], *, processes: int = 1, limit
         for name, said in _HUGGING_FACE.items():
             if name in config:
                 raise ConfigError(f"{said} is {config[name]!r}; it is for Hugging Face models, and this is a {kind}")
-    config |= {"model_name": spec["model_name"], **paths.parse(spec["path"]).server}
+    where = paths.parse(spec["path"])
+    config |= {"model_name": spec["model_name"], **where.server}
     if KINDS[kind].model_format:
+        if "model_id" in where.server:
+            raise ConfigError(f"path is {spec['path']!r}; the hub has Hugging Face models, and this is a {kind}")
         config["model_format"] = KINDS[kind].model_format
     if processes > 1:
         config["workers"] = processes

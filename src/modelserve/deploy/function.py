@@ -162,13 +162,18 @@ def check_action(action: object) -> str:
     return str(action)
 
 
+def check_id(name: str, id: str) -> str:
+    """Raises ConfigError for what cannot be a version's."""
+    if check_name(name, id) == LATEST:
+        raise ConfigError(f"{name} is {id!r}, which stands for the newest version; give another")
+    return id
+
+
 def new_record(
     project: str, name: str, kind: str, uuid: str | None, description: str | None, labels: list[str] | None, **spec: Any
 ) -> Record:
     """Raises ConfigError for a kind, name, id or spec that is none."""
-    id, time = check_name("uuid", uuid or new_id()), now()
-    if id == LATEST:
-        raise ConfigError(f"uuid is {id!r}, which stands for the newest version; give another")
+    id, time = check_id("uuid", uuid or new_id()), now()
     return Record(
         project=project,
         type="function",

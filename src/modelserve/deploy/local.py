@@ -53,22 +53,25 @@ class LocalTarget:
         self._store = store
 
     def start(self, record: Record) -> None:
-        """Begin to serve; nothing is done for a run that another process has begun to serve meanwhile."""
+        """Begin to serve; nothing is done for a run that others have begun to serve, stopped or removed meanwhile."""
         files = notes.Files(record.id)
         files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + _START_WAIT_S
         while (held := Lock.take(files.lock, _LOOK_S)) is None:
-            if self._store.get("run", record.project, record.id).state in ("PENDING", "RUNNING"):
+            if _state(lambda: self._store.get("run", record.project, record.id)) not in _TO_BEGIN:
                 return
             if time.monotonic() >= deadline:
                 raise TargetError(
                     f"the run's former supervisor{_pid(files)} does not end; end it and resume the run again"
                 )
         try:
-            self._store.change("run", record.project, record.id, _begun)
-            for former in (files.supervisor, files.live):
-                former.unlink(missing_ok=True)
-            _spawn(record.key, files, held)
+            state = _state(lambda: self._store.change("run", record.project, record.id, _begun))
+            if state in _TO_BEGIN:
+                for former in (files.supervisor, files.live):
+                    former.unlink(missing_ok=True)
+                _spawn(record.key, files, held)
+            elif state in ("DELETING", "DELETED"):  # by others, who may have removed the directory before it was made
+                shutil.rmtree(files.directory, ignore_errors=True)
         except OSError as error:
             raise TargetError(f"the run's supervisor could not be started: {error}") from error
         finally:
@@ -157,10 +160,19 @@ def _place(record: Record) -> str:
     return f"{record.status.get('host')} (MODELSERVE_HOME={record.status.get('home')})"
 
 
+def _state(look: Callable[[], Record]) -> str:
+    """Of the record that the store gives; DELETED where it is not there any more."""
+    try:
+        return look().state
+    except EntityNotFound:
+        return "DELETED"
+
+
 def _begun(record: Record) -> Record:
-    """Who serves it, and since when: from now on, nobody holding the lock means that something went wrong."""
+    """Who serves it, and since when: from now on, nobody holding the lock means that something went wrong. One that is
+    not to be begun any more stays as it is."""
     if record.state not in _TO_BEGIN:
-        raise TargetError(f"the run is {record.state}; only one that is READY or RESUME can be started")
+        return record
     return record.replace(status=record.status | notes.here() | {"begun": now()})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from modelserve.errors import ConfigError
 from modelserve.urls import shown
@@ -26,6 +27,17 @@ class Where(NamedTuple):
     @property
     def local(self) -> Path | None:
         return Path(self.server["model_dir"]) if not self.scheme else None
+
+    @property
+    def here(self) -> Path | None:
+        """On this machine, also where it was written file://. Raises ConfigError for a file of another."""
+        if self.scheme != "file":
+            return self.local
+        url = str(self.server["model_dir"])
+        host, slash, path = url.removeprefix("file://").partition("#sha256=")[0].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise ConfigError(f"path is {shown(url)!r}; a path of this machine is file:///models/bert")
+        return Path("/" + unquote(path))
 
 
 def parse(path: str) -> Where:
@@ -52,15 +64,24 @@ def parse(path: str) -> Where:
 
 
 def absolute(path: str) -> str:
-    """A local path from the root, as another process with another working directory needs it; others as they are."""
-    where = parse(path)
-    return path if where.local is None else str(where.local.expanduser().absolute())
+    """A local path from the root, as another process with another working directory needs it, and without .., so that
+    one place has one name; others as they are."""
+    local = parse(path).local
+    if local is None:
+        return path
+    found = Path()
+    for part in local.expanduser().absolute().parts:
+        if part != "..":
+            found /= part
+        else:  # as the system goes up: from where a link leads
+            found = (found.resolve() if found.is_symlink() else found).parent
+    return str(found)
 
 
 def check_here(path: str) -> None:
-    """Raises ConfigError for a local path that is not there."""
-    local = parse(path).local
-    if local is not None and not local.exists():
+    """Raises ConfigError for a path of this machine that is not there."""
+    here = parse(path).here
+    if here is not None and not here.exists():
         raise ConfigError(f"path is {shown(path)!r}, and there is nothing at that place on this machine")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modelserve import registry
 from modelserve.client import Client
 from modelserve.deploy import command, parameters, paths, profiles, states, waiting
+from modelserve.deploy.change import Change
 from modelserve.deploy.entity import Entity
 from modelserve.deploy.record import Record, new_id, now, transition
 from modelserve.deploy.reference import Key, function_string, task_string
@@ -169,15 +170,20 @@ class Run(Entity):
         try:
             self._target.start(self._record)
         except ModelServeError as error:
-            self._move("ERROR", error.message)
+            self._fail(error.message)
             raise
         except OSError as error:
             message = f"the run could not be started: {error}"
-            self._move("ERROR", message)
+            self._fail(message)
             raise TargetError(message) from error
         except BaseException as error:
-            self._move("ERROR", f"it could not be started: {error!r}")
+            self._fail(f"it could not be started: {error!r}")
             raise
+
+    def _fail(self, message: str) -> None:
+        """ERROR, unless others have stopped or removed it meanwhile."""
+        with suppress(EntityNotFound):
+            self._record = self._store.change("run", self.project, self.id, Change("ERROR", message).of)
 
     def _close(self) -> None:
         if self._client is not None:
@@ -276,6 +282,8 @@ def sealed(function: Record, task: Record, given: dict[str, Any], target: str, s
         _check_here(spec)
     if spec.get("return_probabilities") and spec.get("huggingface_task") in parameters.NO_CLASSES:
         log.warning("return_probabilities has no effect: %s has no classes", spec["huggingface_task"])
+    if idle := command.without_effect(function.kind, spec):
+        log.warning("%s: no effect on a model of %s", ", ".join(idle), function.kind)
     return {"action": "serve", "target": target, **spec}
 
 

@@ -42,17 +42,14 @@ ENTITY = Table(
     Column("body", Text, nullable=False),
     UniqueConstraint("project", "type", "id"),
     Index("modelserve_entity_newest", "type", "project", "name", "created", "sequence"),
-    Index(
-        "modelserve_entity_task",
-        "project",
-        "function",
-        "kind",
-        unique=True,
-        sqlite_where=text("type = 'task'"),
-        postgresql_where=text("type = 'task'"),
-    ),
 )
 """created: UTC in one width, so that it sorts as text; sequence: the order of creation where that is equal."""
+
+_ONE_TASK = text(
+    "CREATE UNIQUE INDEX modelserve_entity_task ON modelserve_entity (project, function, kind) WHERE type = 'task'"
+)
+"""Of a function and an action. As text: for an Index with `postgresql_where` SQLAlchemy imports all that it knows of
+PostgreSQL, which each command would wait for that uses SQLite."""
 
 SECRET = Table(
     "modelserve_secret",
@@ -87,6 +84,7 @@ def prepare(database: Database, migrations: Sequence[Migration] = MIGRATIONS) ->
             found = _version(connection)  # again: another process may have been faster
             if found == 0:
                 TABLES.create_all(connection)
+                connection.execute(_ONE_TASK)
                 connection.execute(insert(VERSION).values(version=newest))
             elif found < newest:
                 for migrate in migrations[found - 1 :]:

@@ -33,7 +33,8 @@ class Target(Protocol):
     name: str
 
     def start(self, record: Record) -> None:
-        """Begin to serve a run whose state is READY or RESUME, and return at once. Raises TargetError."""
+        """Begin to serve a run that was READY or RESUME, and return at once; nothing is done for one that others have
+        stopped or removed meanwhile. Raises TargetError."""
 
     def observe(self, record: Record) -> Record:
         """The run as it is now: the store's record, put right where nothing works for a run that says it is alive."""
