@@ -1,4 +1,5 @@
-"""Servers that fail as a test wants, at the moment when they import a library: `envs=faulty(tmp_path, …)`.
+"""Servers that fail as a test wants, at the moment when they import a library: `envs=faulty(tmp_path, …)`; and servers
+that end when they ask the network for something.
 
 A real `modelserve serve`, with a sitecustomize.py on its PYTHONPATH; nothing of modelserve is replaced.
 """
@@ -35,6 +36,28 @@ def faulty(
     directory: Path, fault: Literal["sleep", "kill", "have a child", "take memory"], library: str = "torch"
 ) -> list[dict[str, str]]:
     """The run's envs. torch is imported when the model is loaded, on a thread; the ports are open by then."""
-    (directory / "sitecustomize.py").write_text(_SITE.format(fault=fault, library=library))
+    return _envs(directory, _SITE.format(fault=fault, library=library))
+
+
+_ALONE = """
+import os, socket, sys
+
+def refuse(event, arguments):
+    asks = event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+    if asks or event == "socket.connect" and arguments[0].family != socket.AF_UNIX:
+        print(f"the network was asked: {event} {arguments}", flush=True)
+        os._exit(70)
+
+sys.addaudithook(refuse)
+"""
+
+
+def alone(directory: Path) -> list[dict[str, str]]:
+    """The run's envs. What the server answers is no question, so it goes on."""
+    return _envs(directory, _ALONE)
+
+
+def _envs(directory: Path, site: str) -> list[dict[str, str]]:
+    (directory / "sitecustomize.py").write_text(site)
     path = filter(None, (str(directory), os.environ.get("PYTHONPATH")))
     return [{"name": "PYTHONPATH", "value": os.pathsep.join(path)}]

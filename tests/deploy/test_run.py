@@ -1,6 +1,7 @@
-"""Runs as the SDK's user has them: real servers of tiny models, and what each parameter changes in their answers.
+"""Runs as the SDK's user has them: real servers of tiny models from wherever models come from, and what each parameter
+changes in their answers.
 
-Starts are dear, so one run shows several effects.
+Starts are dear, so one run shows several effects, and each comes from another place.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +23,13 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 
 import modelserve as ms
-from modelserve.deploy import states
+from modelserve.deploy import notes, states
 from modelserve.errors import IllegalTransition, InvokeError, RunFailed, WaitTimeout
-from tests.deploy.faults import faulty
-from tests.deploy.runs import await_, orphans, servers
+from tests.deploy.faults import alone, faulty
+from tests.deploy.runs import await_, orphans, servers, supervisor
 from tests.hub import Hub
 from tests.models import SEQUENCE_LABELS, tiny
+from tests.web import S3, Web, s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -54,8 +58,20 @@ def function(project: ms.Project, path: Path | str, name: str = "tiny", **spec: 
 
 
 @pytest.fixture(scope="module")
-def classifier(project: ms.Project) -> ms.Run:
-    return function(project, tiny("bert", "sequence_classification")).run(
+def store() -> Iterator[S3]:
+    """With a model in the bucket `models`."""
+    with s3() as store:
+        store.bucket("models")
+        for file in tiny("bert", "sequence_classification").iterdir():
+            store.put(f"models/bert/{file.name}", file.read_bytes())
+        yield store
+
+
+@pytest.fixture(scope="module")
+def classifier(project: ms.Project, store: S3) -> ms.Run:
+    envs = dict(store.environment)
+    project.new_secret("AWS_SECRET_ACCESS_KEY", envs.pop("AWS_SECRET_ACCESS_KEY"))
+    return function(project, "s3://models/").run(
         action="serve",
         huggingface_task="SEQUENCE_CLASSIFICATION",
         backend="AUTO",
@@ -64,9 +80,10 @@ def classifier(project: ms.Project) -> ms.Run:
         return_probabilities=True,
         disable_log_requests=False,
         max_log_len=5,
-        envs=[{"name": "COLOUR", "value": "blue"}],
-        secrets=["TOKEN"],
-        resources={"cpu": {"requests": "500m", "limits": "1"}, "mem": {"requests": "100Mi"}},
+        path="s3://models/bert/",
+        envs=[{"name": name, "value": value} for name, value in (envs | {"COLOUR": "blue"}).items()],
+        secrets=["TOKEN", "AWS_SECRET_ACCESS_KEY"],
+        resources={"cpu": {"requests": "500m", "limits": "1"}, "mem": {"requests": "100Mi", "limits": "4Gi"}},
         service_name="classify",
         wait=True,
         log_info=False,
@@ -74,8 +91,8 @@ def classifier(project: ms.Project) -> ms.Run:
 
 
 class TestClassifier:
-    """huggingface_task, dtype, max_length, return_probabilities, disable_log_requests, max_log_len, envs, secrets,
-    resources, service_name."""
+    """s3://; huggingface_task, dtype, max_length, return_probabilities, disable_log_requests, max_log_len, envs,
+    secrets, resources, service_name."""
 
     def test_return_probabilities(self, classifier: ms.Run) -> None:
         answers = classifier.predict([TEXT, "Anna"])
@@ -118,6 +135,20 @@ class TestClassifier:
         assert (environ["COLOUR"], environ["TOKEN"]) == ("blue", "s3cret")
         shown = (classifier.logs(), repr(classifier), repr(classifier.spec), repr(classifier.status))
         assert not [one for one in (*shown, json.dumps(classifier.to_dict())) if "s3cret" in one]
+
+    def test_memory(self, classifier: ms.Run) -> None:
+        note = notes.read(notes.Files(classifier.id).supervisor, notes.Supervisor)
+        assert note is not None
+        if not note.cgroup:
+            assert "the server's memory has no limit, since no cgroup can be made for it here" in classifier.logs()
+            pytest.skip("no cgroup can be made here")
+        held = {int(pid) for pid in Path(note.cgroup, "cgroup.procs").read_text().split()}
+        assert {one.pid for one in servers(classifier._record)} <= held
+        assert supervisor(classifier._record).pid not in held
+        (limit,) = [
+            file for name in ("memory.max", "memory.limit_in_bytes") if (file := Path(note.cgroup, name)).exists()
+        ]
+        assert int(limit.read_text()) == 4 * 2**30
 
     def test_service(self, classifier: ms.Run) -> None:
         service = classifier.status.service
@@ -188,6 +219,7 @@ class MineForSequenceClassification(PreTrainedModel):
 
 @pytest.fixture(scope="module")
 def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive."""
     directory = tmp_path_factory.mktemp("mine")
     source = tiny("bert", "sequence_classification")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -204,7 +236,7 @@ def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "mine.py").write_text(CODE)
     weights = {"classifier.weight": np.zeros((3, 1), np.float32), "classifier.bias": np.zeros(3, np.float32)}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
+    return Path(shutil.make_archive(str(tmp_path_factory.mktemp("volume") / "mine"), "zip", directory))
 
 
 def edit(file: Path, **values: Any) -> None:
@@ -214,11 +246,13 @@ def edit(file: Path, **values: Any) -> None:
 def test_trust_remote_code_and_what_reaches_the_models_code(
     project: ms.Project, own_code: Path, tmp_path: Path
 ) -> None:
-    """trust_remote_code, huggingface_task, return_token_type_ids, envs, secrets, args."""
+    """A local zip, in a volume; trust_remote_code, huggingface_task, return_token_type_ids, envs, secrets, args."""
     project.new_secret("PIN", "7")
     made = function(project, own_code, "mine")
     envs = {"NUMBER": "5", "HF_HOME": str(tmp_path)}
+    volume = {"volume_type": "host_path", "name": "models", "mount_path": "/m", "spec": {"path": str(own_code.parent)}}
     given = {"huggingface_task": "sequence_classification", "envs": envs, "secrets": ["PIN"], "resources": ONE}
+    given |= {"volumes": [volume]}
     with pytest.raises(RunFailed, match="give --trust_remote_code if you trust it"):
         made.run("serve", **given, wait=True, log_info=False)
     (failed,) = made.list_runs()
@@ -234,7 +268,11 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A model whose tokenizer was shortened in its second revision."""
     shorter = shutil.copytree(tiny("bert", "fill_mask"), tmp_path_factory.mktemp("hub") / "v2")
     edit(shorter / "tokenizer_config.json", model_max_length=6)
-    with Hub({"org/bert": {"main": tiny("bert", "fill_mask"), "v2": shorter}}) as hub:
+    models = {
+        "org/bert": {"main": tiny("bert", "fill_mask"), "v2": shorter},
+        "org/embed": tiny("bert", "text_embedding"),
+    }
+    with Hub(models) as hub:
         yield hub
 
 
@@ -253,17 +291,30 @@ def test_tokenizer_revision_and_replicas(project: ms.Project, hub: Hub) -> None:
 
 
 @pytest.fixture(scope="module")
-def masks(project: ms.Project) -> ms.Run:
-    return function(project, tiny("bert", "fill_mask"), "masks").run("serve", resources=ONE)
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """A model on the web, of which the second half waits for `go_on`."""
+    packed = Path(shutil.make_archive(str(tmp_path_factory.mktemp("web") / "bert"), "zip", tiny("bert", "fill_mask")))
+    content = packed.read_bytes()
+    with Web({"/bert.zip": content}) as web:
+        web.fail("/bert.zip", hold_after=len(content) // 2)
+        yield web
+
+
+@pytest.fixture(scope="module")
+def masks(project: ms.Project, web: Web) -> ms.Run:
+    return function(project, f"{web.url}/bert.zip", "masks").run("serve", resources=ONE)
 
 
 class TestMasks:
-    """The life of a run; each test leaves it RUNNING."""
+    """http://….zip; the life of a run. Each test leaves it RUNNING."""
 
-    def test_wait_says_how_far_it_is(self, masks: ms.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wait_says_how_far_it_is(self, masks: ms.Run, web: Web, capsys: pytest.CaptureFixture[str]) -> None:
+        await_(lambda: masks.refresh().progress.stage == "download" and masks.progress.fraction > 0, 60)
+        assert masks.progress.fraction < 1
+        threading.Timer(0.3, web.go_on.set).start()
         assert masks.wait(timeout=90) is masks
         lines = capsys.readouterr().err.splitlines()
-        assert lines[-1] == f"RUNNING at {masks.url}"
+        assert (lines[0], lines[-1]) == ("PENDING download", f"RUNNING at {masks.url}")
         assert {line.partition(" ")[0] for line in lines[:-1]} <= {"READY", "PENDING"}
         assert len(lines) == len(set(lines))
         assert masks.state == "RUNNING"
@@ -286,6 +337,8 @@ class TestMasks:
         with pytest.raises(InvokeError, match=r"^400: ") as found:
             masks.predict("no mask")
         assert found.value.status == 400
+        with pytest.raises(ms.ConfigError, match=r"^unknown parameter top_kk; did you mean top_k\?$"):
+            masks.predict(MASKED, top_kk=3)
 
     def test_invoke(self, masks: ms.Run) -> None:
         tensor = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": [MASKED]}
@@ -333,8 +386,8 @@ class TestMasks:
             masks.resume()
         assert masks.predict(MASKED)
 
-    def test_followed_until_it_is_stopped_and_resumed_on_its_ports(self, masks: ms.Run) -> None:
-        url = masks.url
+    def test_followed_until_it_is_stopped_and_resumed_on_its_ports(self, masks: ms.Run, web: Web) -> None:
+        url, asked = masks.url, len(web.requests)
         lines: list[str] = []
         following = threading.Thread(target=lambda: lines.extend(masks.logs(tail=1, follow=True)))
         following.start()
@@ -351,18 +404,30 @@ class TestMasks:
         masks.resume(wait=True, log_info=False)
         assert (masks.state, masks.url) == ("RUNNING", url)
         assert masks.predict(MASKED)
+        assert len(web.requests) == asked + 1, "whether there is a newer one"
+        assert [size for size in web.sent if size] == web.sent[:1], "and there is none"
 
 
-def test_embeddings_and_a_copy_of_the_function(project: ms.Project, tmp_path: Path) -> None:
-    """text_embedding; the other parameters of a deployment are kept, and change nothing here."""
-    made = function(project, tiny("bert", "text_embedding"), "embed")
-    made.new_task("serve", resources=ONE, node_selector={"gpu": "a100"}, service_type="nodeport")
+def test_embeddings_offline_and_a_copy_of_the_function(project: ms.Project, hub: Hub, tmp_path: Path) -> None:
+    """hf://, in the cache, without a network; text_embedding; the other parameters of a deployment are kept, and change
+    nothing here."""
+    download = "from huggingface_hub import snapshot_download; snapshot_download('org/embed')"
+    subprocess.run([sys.executable, "-c", download], env=os.environ | hub.environment(), timeout=60, check=True)
+    asked = len(hub.requests)
+    envs = hub.environment(offline=True) | {one["name"]: one["value"] for one in alone(tmp_path)}
+    program = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    guarded = subprocess.run([sys.executable, "-c", program], env=os.environ | envs, timeout=60, capture_output=True)
+    assert guarded.returncode == 70, "the guard sees what asks"
+
+    made = function(project, "hf://org/embed", "embed")
+    made.new_task("serve", resources=ONE, node_selector={"gpu": "a100"}, service_type="nodeport", envs=envs)
     again = project.import_function(made.export(tmp_path))
     with again.run("serve", huggingface_task="text_embedding", return_probabilities=True) as run:
         vector = run.predict(TEXT)
         assert (len(vector), type(vector[0])) == (32, float)
         assert run.predict([TEXT, "Anna"])[0] == pytest.approx(vector, abs=1e-5)
         assert run.spec.service_type == "NodePort"
+        assert len(hub.requests) == asked
 
 
 def test_a_model_that_does_not_load(project: ms.Project, tmp_path: Path) -> None:
