@@ -116,8 +116,6 @@ def test_what_comes_later_is_refused_and_named(parameter: Parameter) -> None:
     ("argv", "sentence"),
     [
         (["--backend", "VLLM"], "--backend=vllm belongs to the vllm backend"),
-        (["--task=text_generation"], "--task=text_generation belongs to generative tasks"),
-        (["--task", "Text2Text_Generation"], "--task=text2text_generation belongs to generative tasks"),
         (["--tensor-parallel-size", "2"], "--tensor-parallel-size belongs to the vllm backend"),
         (["--tensor_parallel_size=2"], "--tensor_parallel_size belongs to the vllm backend"),
         (["--no-enforce-eager"], "--no-enforce-eager belongs to the vllm backend"),
@@ -126,7 +124,7 @@ def test_what_comes_later_is_refused_and_named(parameter: Parameter) -> None:
         (["-O3"], "-O3 belongs to the vllm backend"),
     ],
 )
-def test_generation_is_refused_and_named(argv: list[str], sentence: str) -> None:
+def test_vllm_is_refused_and_named(argv: list[str], sentence: str) -> None:
     assert refusal(argv) == f"{sentence}, which this version does not have"
 
 

@@ -60,9 +60,8 @@ def param(
 
 
 _PREDICTOR = "the remote predictor"
-_GENERATION = "generative tasks"
 _VLLM = "the vllm backend"
-_M, _S, _T, _P, _L, _O = "Model", "Server", "Task", "Performance", "Logging", "Known from KServe"
+_M, _S, _T, _G, _P, _L, _O = "Model", "Server", "Task", "Generation", "Performance", "Logging", "Known from KServe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +100,15 @@ class Config:
         None,
         "ML task; inferred from the model's architecture when not given.",
         group=_M,
-        choices=("fill_mask", "token_classification", "sequence_classification", "text_embedding"),
+        choices=(
+            "fill_mask",
+            "token_classification",
+            "sequence_classification",
+            "text_embedding",
+            "text_generation",
+            "text2text_generation",
+        ),
         aliases=("huggingface_task",),
-        later_choices={"text_generation": _GENERATION, "text2text_generation": _GENERATION},
         source="kserve",
     )
     backend: str = param(
@@ -189,6 +194,35 @@ class Config:
     )
     prompt_name: str | None = param(
         None, "text_embedding: default prompt of the model to put before each text.", group=_T
+    )
+    # Generation
+    max_num_seqs: int | None = param(
+        None,
+        "Texts that are written at once, more wait; found for the device when not given.",
+        group=_G,
+        minimum=1,
+        source="vllm",
+    )
+    kv_cache_memory_bytes: int | None = param(
+        None,
+        "Memory for the keys and values of the texts that are written; a share of what is free when not given.",
+        group=_G,
+        minimum=1,
+        source="vllm",
+    )
+    chat_template: str | None = param(
+        None,
+        "Chat template, instead of the tokenizer's: a Jinja file, or the template itself.",
+        group=_G,
+        source="vllm",
+    )
+    trust_request_chat_template: bool = param(False, "Allow a chat_template in requests.", group=_G, source="vllm")
+    tool_call_parser: str | None = param(
+        None,
+        "How the model writes tool calls; found from its chat template when not given.",
+        group=_G,
+        choices=("hermes", "llama3_json", "pythonic", "mistral"),
+        source="vllm",
     )
     # Server
     host: str = param("0.0.0.0", "Address to listen on, HTTP and gRPC.", group=_S)

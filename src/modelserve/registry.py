@@ -21,7 +21,7 @@ BACKENDS: dict[str, str] = {
 
 # Who loads a format. A format of features brings its own backend and task.
 FORMATS: dict[str, str] = {
-    "huggingface": "modelserve.runtime.texts:load",
+    "huggingface": "modelserve.runtime.huggingface:load",
     "sklearn": "modelserve.runtime.tables:load_sklearn",
     "mlflow": "modelserve.runtime.tables:load_mlflow",
 }

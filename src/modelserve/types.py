@@ -82,6 +82,17 @@ class Params(msgspec.Struct, frozen=True, kw_only=True):
     prompt_name: str | None = None
     normalize: bool | None = None
     dimensions: int | None = None
+    max_tokens: int | None = None
+    max_new_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ _NAMES = """
     additional_config aggregate_engine_logging all2all_backend allow_credentials allow_deprecated_quantization
     allowed_headers allowed_local_media_path allowed_media_domains allowed_methods allowed_origins
     anthropic_disabled_thinking_effort api_key api_server_count async_scheduling attention_backend attention_config
-    aux_output_config block_size calculate_kv_scales chat_template chat_template_content_format code_revision
-    cohere_format cohere_is_reasoning_model collect_detailed_traces compilation_config config config_format convert
+    aux_output_config block_size calculate_kv_scales chat_template_content_format code_revision cohere_format
+    cohere_is_reasoning_model collect_detailed_traces compilation_config config config_format convert
     cp_kv_cache_interleave_size cpu_distributed_timeout_seconds cpu_offload_gb cpu_offload_params
     cudagraph_capture_sizes cudagraph_metrics custom_histogram_buckets data_parallel_address data_parallel_backend
     data_parallel_external_lb data_parallel_hybrid_lb data_parallel_multi_port_external_lb data_parallel_rank
@@ -52,44 +52,42 @@ _NAMES = """
     h11_max_incomplete_event_size headless hf_config_path hf_overrides hf_token ignore_patterns
     interleave_mm_strings intial_incremental_detokenization_offset io_processor_plugin ir_op_priority
     jit_monitor_mode jit_monitor_verbose kda_decode_backend kda_prefill_backend kernel_config kv_cache_dtype
-    kv_cache_dtype_skip_layers kv_cache_memory_bytes kv_cache_metrics kv_cache_metrics_sample kv_events_config
-    kv_offloading_backend kv_offloading_size kv_sharing_fast_prefill kv_transfer_config language_model_only
-    limit_mm_per_prompt linear_backend load_format log_error_stack logging_config logits_processor_pattern
-    logits_processors logprobs_mode long_lora_scaling_factors long_prefill_token_threshold
-    long_prefill_token_threshold_adaptive lora_dtype lora_extra_vocab_size lora_modules lora_target_modules
-    mamba_backend mamba_block_size mamba_cache_dtype mamba_cache_mode mamba_cache_philox_rounds
-    mamba_ssm_cache_dtype mamba_ssu_algorithm master_addr master_port max_cpu_loras max_cudagraph_capture_size
-    max_logprobs max_lora_cls_labels max_lora_rank max_loras max_num_active_seqs max_num_batched_tokens
-    max_num_queued_reqs max_num_queued_tokens max_num_scheduled_tokens max_num_seqs max_parallel_loading_workers
-    max_prompt_adapter_token max_prompt_adapters max_seq_len_to_capture media_io_kwargs middleware
-    mm_device_do_normalize mm_encoder_attn_backend mm_encoder_attn_dtype mm_encoder_fp8_scale_path
-    mm_encoder_fp8_scale_save_margin mm_encoder_fp8_scale_save_path mm_encoder_only mm_encoder_tp_mode
-    mm_hasher_algorithm mm_ipc_gpu_memory_gb mm_processor_cache_gb mm_processor_cache_type mm_processor_device
-    mm_processor_kwargs mm_shm_cache_max_object_size_mb mm_tensor_ipc model model_class_overrides model_impl
-    model_loader_extra_config moe_backend multi_step_stream_outputs ngram_prompt_lookup_max ngram_prompt_lookup_min
-    nnodes node_rank num_gpu_blocks_override num_lookahead_slots num_scheduler_steps num_speculative_tokens
-    numa_bind numa_bind_cpus numa_bind_nodes offload_backend offload_group_size offload_num_in_group offload_params
-    offload_prefetch_step optimization_level otlp_traces_endpoint override_generation_config override_neuron_config
-    override_pooler_config per_request_spec_decode_metrics performance_mode pipeline_parallel_size pooler_config
-    port preemption_mode prefill_context_parallel_size prefill_schedule_interval prefix_cache_retention_interval
-    prefix_caching_hash_algo prefix_match_unit profiler_config pt_load_map_location qlora_adapter_name_or_path
-    quantization quantization_config ray_workers_use_nsight reasoning_config reasoning_parser
-    reasoning_parser_plugin renderer_num_workers replayssm_buffer_len response_role return_sampling_mask
-    return_tokens_as_token_ids revision root_path rope_scaling rope_theta runner safetensors_load_strategy
-    safetensors_prefetch_block_size safetensors_prefetch_num_threads scheduler_cls scheduler_delay_factor
-    scheduler_reserve_full_isl scheduling_policy seed served_model_name show_hidden_metrics_for_version
-    skip_mm_profiling skip_tokenizer_init sleep_mode_offload_cudagraph sleep_preserve_parameter_names
-    sparse_indexer_topk_backend spec_decoding_acceptance_method spec_method spec_model spec_tokens
-    specialize_active_lora speculative_config speculative_disable_by_batch_size speculative_disable_mqa_scorer
-    speculative_draft_tensor_parallel_size speculative_max_model_len speculative_model
-    speculative_model_quantization sse_keep_alive_interval ssl_ca_certs ssl_cert_reqs ssl_certfile ssl_ciphers
-    ssl_keyfile stream_interval structured_outputs_config swa_bounded_replay swap_space tensor_parallel_size
-    tokenizer tokenizer_mode tokenizer_pool_extra_config tokenizer_pool_size tokenizer_pool_type tokens_only
-    tool_call_parser tool_parser_plugin tool_server tool_strict_level trust_request_chat_template
-    trust_request_mm_kwargs typical_acceptance_sampler_posterior_alpha
-    typical_acceptance_sampler_posterior_threshold ubatch_size uds use_fp64_gumbel use_replayssm use_tqdm_on_load
-    use_v2_block_manager uvicorn_log_level video_pruning_method video_pruning_rate watermark watermark_config
-    weight_transfer_config worker_cls worker_extension_cls
+    kv_cache_dtype_skip_layers kv_cache_metrics kv_cache_metrics_sample kv_events_config kv_offloading_backend
+    kv_offloading_size kv_sharing_fast_prefill kv_transfer_config language_model_only limit_mm_per_prompt
+    linear_backend load_format log_error_stack logging_config logits_processor_pattern logits_processors
+    logprobs_mode long_lora_scaling_factors long_prefill_token_threshold long_prefill_token_threshold_adaptive
+    lora_dtype lora_extra_vocab_size lora_modules lora_target_modules mamba_backend mamba_block_size
+    mamba_cache_dtype mamba_cache_mode mamba_cache_philox_rounds mamba_ssm_cache_dtype mamba_ssu_algorithm
+    master_addr master_port max_cpu_loras max_cudagraph_capture_size max_logprobs max_lora_cls_labels max_lora_rank
+    max_loras max_num_active_seqs max_num_batched_tokens max_num_queued_reqs max_num_queued_tokens
+    max_num_scheduled_tokens max_parallel_loading_workers max_prompt_adapter_token max_prompt_adapters
+    max_seq_len_to_capture media_io_kwargs middleware mm_device_do_normalize mm_encoder_attn_backend
+    mm_encoder_attn_dtype mm_encoder_fp8_scale_path mm_encoder_fp8_scale_save_margin mm_encoder_fp8_scale_save_path
+    mm_encoder_only mm_encoder_tp_mode mm_hasher_algorithm mm_ipc_gpu_memory_gb mm_processor_cache_gb
+    mm_processor_cache_type mm_processor_device mm_processor_kwargs mm_shm_cache_max_object_size_mb mm_tensor_ipc
+    model model_class_overrides model_impl model_loader_extra_config moe_backend multi_step_stream_outputs
+    ngram_prompt_lookup_max ngram_prompt_lookup_min nnodes node_rank num_gpu_blocks_override num_lookahead_slots
+    num_scheduler_steps num_speculative_tokens numa_bind numa_bind_cpus numa_bind_nodes offload_backend
+    offload_group_size offload_num_in_group offload_params offload_prefetch_step optimization_level
+    otlp_traces_endpoint override_generation_config override_neuron_config override_pooler_config
+    per_request_spec_decode_metrics performance_mode pipeline_parallel_size pooler_config port preemption_mode
+    prefill_context_parallel_size prefill_schedule_interval prefix_cache_retention_interval prefix_caching_hash_algo
+    prefix_match_unit profiler_config pt_load_map_location qlora_adapter_name_or_path quantization
+    quantization_config ray_workers_use_nsight reasoning_config reasoning_parser reasoning_parser_plugin
+    renderer_num_workers replayssm_buffer_len response_role return_sampling_mask return_tokens_as_token_ids revision
+    root_path rope_scaling rope_theta runner safetensors_load_strategy safetensors_prefetch_block_size
+    safetensors_prefetch_num_threads scheduler_cls scheduler_delay_factor scheduler_reserve_full_isl
+    scheduling_policy seed served_model_name show_hidden_metrics_for_version skip_mm_profiling skip_tokenizer_init
+    sleep_mode_offload_cudagraph sleep_preserve_parameter_names sparse_indexer_topk_backend
+    spec_decoding_acceptance_method spec_method spec_model spec_tokens specialize_active_lora speculative_config
+    speculative_disable_by_batch_size speculative_disable_mqa_scorer speculative_draft_tensor_parallel_size
+    speculative_max_model_len speculative_model speculative_model_quantization sse_keep_alive_interval ssl_ca_certs
+    ssl_cert_reqs ssl_certfile ssl_ciphers ssl_keyfile stream_interval structured_outputs_config swa_bounded_replay
+    swap_space tensor_parallel_size tokenizer tokenizer_mode tokenizer_pool_extra_config tokenizer_pool_size
+    tokenizer_pool_type tokens_only tool_parser_plugin tool_server tool_strict_level trust_request_mm_kwargs
+    typical_acceptance_sampler_posterior_alpha typical_acceptance_sampler_posterior_threshold ubatch_size uds
+    use_fp64_gumbel use_replayssm use_tqdm_on_load use_v2_block_manager uvicorn_log_level video_pruning_method
+    video_pruning_rate watermark watermark_config weight_transfer_config worker_cls worker_extension_cls
 """
 
 SHORT: tuple[str, ...] = tuple(_SHORT.split())

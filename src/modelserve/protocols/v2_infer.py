@@ -24,7 +24,7 @@ VERSION = "1"
 """The only version that a model has."""
 TOKEN_IDS = "input_ids"
 """The name that makes a request one for the network's own answer."""
-_LISTS = ("targets",)
+_LISTS = ("targets", "stop")
 _WHAT_IS_READ = f"Send one BYTES input with texts, or an INT64 input named {TOKEN_IDS}"
 
 
@@ -37,7 +37,7 @@ def to_params(parameters: Mapping[str, Any]) -> Params:
         return Params()
     values = dict(parameters)
     for name in _LISTS:
-        if isinstance(value := values.get(name), str):
+        if isinstance(value := values.get(name), str) and (name != "stop" or value.startswith("[")):
             try:
                 values[name] = msgspec.json.decode(value)
             except (msgspec.DecodeError, RecursionError) as error:

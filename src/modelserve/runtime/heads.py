@@ -75,8 +75,11 @@ def refusal(task: str, architectures: Sequence[str], shapes: Shapes | None) -> s
     architecture = architectures[0] if architectures else ""
     made_for = _made_for(architecture)
     if task in GENERATIVE:
-        what = f"{architecture} generates text: " if made_for == task else ""
-        return f"{what}the task {task} is built in a later version; now there are {', '.join(TASKS)}"
+        if made_for == task:
+            return None
+        return f"the task {task} cannot be served: {architecture or 'the model'} is no architecture that does it" + (
+            f"; it is made for {made_for}" if made_for else ""
+        )
     why = _lack(task, architecture, made_for, shapes)
     if why is None:
         return None

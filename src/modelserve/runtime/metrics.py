@@ -35,6 +35,22 @@ inference_seconds = Histogram("modelserve_inference_duration_seconds", "Forward 
 queue_size = Gauge("modelserve_queue_size", "Texts accepted and in no pass yet", multiprocess_mode="livesum")
 batch_size = Histogram("modelserve_batch_size", "Texts of a forward pass", buckets=_POWERS)
 batch_tokens = Histogram("modelserve_batch_tokens", "Tokens of a forward pass", buckets=_POWERS)
+waiting = Gauge(
+    "modelserve_generation_waiting", "Texts taken on without a token yet", ["model_name"], multiprocess_mode="livesum"
+)
+running = Gauge("modelserve_generation_running", "Texts being written", ["model_name"], multiprocess_mode="livesum")
+# The same two under vLLM's names, which autoscalers are set up with.
+vllm_waiting = Gauge(
+    "vllm:num_requests_waiting", "Texts without a token yet", ["model_name"], multiprocess_mode="livesum"
+)
+vllm_running = Gauge("vllm:num_requests_running", "Texts being written", ["model_name"], multiprocess_mode="livesum")
+time_to_first_token = Histogram(
+    "modelserve_time_to_first_token_seconds", "From a text's being taken on to its first token", buckets=_SECONDS
+)
+time_per_output_token = Histogram(
+    "modelserve_time_per_output_token_seconds", "Between two tokens of a text", buckets=_SECONDS
+)
+tokens_generated = Counter("modelserve_tokens_generated", "Tokens written, end tokens included")
 tokens = Counter("modelserve_tokens", "Tokens read, special tokens included")
 tokens_truncated = Counter("modelserve_tokens_truncated", "Tokens cut off because a text was too long")
 load_seconds = Gauge("modelserve_model_load_seconds", "From start to ready", multiprocess_mode="livemax")

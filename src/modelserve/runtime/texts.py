@@ -1,14 +1,11 @@
 """A Hugging Face model of texts: how it is loaded, and how texts become encodings and outputs an answer.
 
-`load` runs in the load thread and logs every choice; torch and transformers are imported there, not before, so that
-the port is open and tells its progress while they are. Knows no protocol and no queue.
+`load` runs in the load thread. Knows no protocol and no queue.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from modelserve import registry
@@ -16,11 +13,10 @@ from modelserve.backends.base import Backend
 from modelserve.config import Config
 from modelserve.errors import InvalidRequest
 from modelserve.runtime.excerpt import characters
-from modelserve.runtime.files import resolve
+from modelserve.runtime.files import Files
 from modelserve.runtime.heads import missing_head
-from modelserve.runtime.info import inspect
-from modelserve.runtime.modality import DOWNLOADED, At, Loaded, check_answer
-from modelserve.runtime.tokenizer import Tokenizer
+from modelserve.runtime.modality import At, Loaded, check_answer
+from modelserve.runtime.tokenizer import Tokenizer, load_tokenizer
 from modelserve.tasks import raw
 from modelserve.tasks.base import States, Task
 from modelserve.types import (
@@ -35,8 +31,6 @@ from modelserve.types import (
     TensorSpec,
     Timings,
 )
-
-log = logging.getLogger(__name__)
 
 _ENCODER_AND_DECODER = ("t5", "mt5", "umt5")
 """Model types of which AutoModel loads both halves, and an embedding reads the encoder's only (sentence-t5, gtr-t5)."""
@@ -133,23 +127,9 @@ class Texts:
         }
 
 
-def load(config: Config, path: Path | None, at: At) -> Loaded:
-    """path: --model_dir on this machine, None for a model id. Raises LoadError."""
-    files = resolve(config, lambda fraction: at("download" if config.model_id else "load", DOWNLOADED * fraction), path)
-    at("load", DOWNLOADED)
-    info, task_name = inspect(files, config)
-    log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
-    tokenizer = Tokenizer(
-        files.tokenizer,
-        max_length=info.max_length,
-        keep_case=config.disable_lower_case,
-        lower_case=info.lower_case,
-        special_tokens=not config.disable_special_tokens,
-        type_ids=config.return_token_type_ids,
-        rows=info.config.get("vocab_size"),
-        types=info.config.get("type_vocab_size"),
-        trust_remote_code=config.trust_remote_code,
-    )
+def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) -> Loaded:
+    """An encoder with the head for its task. Raises LoadError."""
+    tokenizer = load_tokenizer(config, files, info)
     task: Task = registry.load(registry.TASKS[task_name])(config, info, tokenizer)
     at("load", 0.6)
     encoder_only = task_name == "text_embedding" and info.config.get("model_type") in _ENCODER_AND_DECODER

@@ -14,9 +14,11 @@ from typing import Any
 import tokenizers
 from transformers import AutoTokenizer
 
+from modelserve.config import Config
 from modelserve.errors import InvalidRequest, LoadError
 from modelserve.runtime.excerpt import PIECE, characters, excerpt, groups
-from modelserve.types import Encoding, Instance, Params, TextPair, TokenIds
+from modelserve.runtime.files import Files
+from modelserve.types import Encoding, Instance, ModelInfo, Params, TextPair, TokenIds
 
 
 class Tokenizer:
@@ -59,13 +61,15 @@ class Tokenizer:
         self._special_tokens = special_tokens
         self._type_ids = type_ids or "token_type_ids" in loaded.model_input_names
         self._special_ids = frozenset(loaded.all_special_ids)
-        self._loaded = loaded
+        self.loaded = loaded
+        """transformers' own object."""
         self.max_length = max_length
         self.vocab_size = self._rust.get_vocab_size(with_added_tokens=True)
         if self.vocab_size <= len(self._special_ids):
             # transformers makes an empty tokenizer, without a word, where the files of one are missing.
             raise LoadError(f"{path.name} has no tokenizer files (tokenizer.json, vocab.txt or the like)")
-        self._rows = rows or self.vocab_size
+        self.rows = rows or self.vocab_size
+        """Token ids that the network knows."""
         self._types = types
         self.mask_token: str | None = loaded.mask_token
         self.mask_token_id: int | None = loaded.mask_token_id if loaded.mask_token else None
@@ -106,7 +110,7 @@ class Tokenizer:
                 encoding = self._cut(text, index, length, params, offsets)
             elif length == 0:
                 raise InvalidRequest(f"input {index} has no tokens")
-            if self._rows < self.vocab_size:
+            if self.rows < self.vocab_size:
                 self._check_ids(encoding.ids, index)
             encodings.append(self._ours(encoding, instance, length - len(encoding), offsets, shift))
 
@@ -122,11 +126,11 @@ class Tokenizer:
         return [kept if isinstance(text, tuple) else kept[0]], sum(rest for _, rest in found)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        text: str = self._loaded.decode(list(ids), skip_special_tokens=skip_special)
+        text: str = self.loaded.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
     def join(self, tokens: Sequence[str]) -> str:
-        text: str = self._loaded.convert_tokens_to_string(list(tokens))
+        text: str = self.loaded.convert_tokens_to_string(list(tokens))
         return text
 
     def token(self, id: int) -> str:
@@ -211,11 +215,26 @@ class Tokenizer:
         return Encoding(ids=ids, type_ids=type_ids, special=special, dropped=max(0, dropped))
 
     def _check_ids(self, ids: Sequence[int], index: int) -> None:
-        wrong = next((id for id in ids if not 0 <= id < self._rows), None)
+        wrong = next((id for id in ids if not 0 <= id < self.rows), None)
         if wrong is not None:
             raise InvalidRequest(
-                f"input {index} has the token id {wrong}, the model's vocabulary has ids from 0 to {self._rows - 1}"
+                f"input {index} has the token id {wrong}, the model's vocabulary has ids from 0 to {self.rows - 1}"
             )
+
+
+def load_tokenizer(config: Config, files: Files, info: ModelInfo) -> Tokenizer:
+    """The model's tokenizer, as the parameters want it. Raises LoadError."""
+    return Tokenizer(
+        files.tokenizer,
+        max_length=info.max_length,
+        keep_case=config.disable_lower_case,
+        lower_case=info.lower_case,
+        special_tokens=not config.disable_special_tokens,
+        type_ids=config.return_token_type_ids,
+        rows=info.config.get("vocab_size"),
+        types=info.config.get("type_vocab_size"),
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _plain(rust: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

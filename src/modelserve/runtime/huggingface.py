@@ -1,0 +1,39 @@
+"""A Hugging Face model, from the parameters to one that answers: its files, what they say of it, and who loads it then.
+
+Runs in the load thread and logs every choice. torch and transformers are imported by what is called here and not
+before, so that the port is open and tells its progress while they are, and so that what their libraries read of the
+environment can be set for the task. Knows no protocol and no queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from modelserve.config import Config
+from modelserve.runtime.files import resolve
+from modelserve.runtime.heads import GENERATIVE
+from modelserve.runtime.info import inspect
+from modelserve.runtime.modality import DOWNLOADED, At, Loaded
+from modelserve.runtime.service import Service
+
+log = logging.getLogger(__name__)
+
+
+def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
+    """path: --model_dir on this machine, None for a model id. Raises LoadError."""
+    files = resolve(config, lambda fraction: at("download" if config.model_id else "load", DOWNLOADED * fraction), path)
+    at("load", DOWNLOADED)
+    info, task_name = inspect(files, config)
+    log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
+    if task_name in GENERATIVE:
+        # libgomp's threads would spin between the many small operations of a step and take the core of whoever wants
+        # it: 5 tokens/s instead of 100 on a busy machine. Read when torch is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        from modelserve.runtime import generative
+
+        return generative.load(config, files, info, task_name, at)
+    from modelserve.runtime import texts
+
+    return texts.load(config, files, info, task_name, at)
