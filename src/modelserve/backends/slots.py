@@ -1,0 +1,143 @@
+"""KV memory: what attention remembers of the sequences that run, one slot each, all of one size.
+
+A slot has room for `length` tokens in every layer. Both the number of slots and their size grow as needed, doubling,
+and never hold more than a budget of tokens together. Slots in use are always the lowest: when one in between is freed
+the last one moves there, so that one call of attention sees its neighbours as a block. Knows no model and no schedule;
+used by the engine's thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+_LEAST = 256
+"""Tokens that a slot has room for at first: most chats, and growing copies what is there."""
+_PIECE = 64
+"""Memory is cleared in pieces of so many tokens, so that a text that grows by one does not clear at every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of a token."""
+
+    heads: int
+    key_width: int
+    value_width: int
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """The place of one sequence. Its number changes when another one is freed."""
+
+    number: int
+    cleared: int = 0
+    """Tokens from the first on that hold numbers."""
+
+
+class Slots:
+    """The memory of all layers. `keys(layer)` and `values(layer)` are [slots, length, heads, width]."""
+
+    def __init__(
+        self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device, *, tokens: int, context: int
+    ) -> None:
+        """tokens: most that all slots together have room for. context: most that one of them ever needs."""
+        self._shapes = shapes
+        self._dtype = dtype
+        self._device = device
+        self.tokens = tokens
+        self._context = min(context, tokens)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, free the memory; whoever held a slot takes another one."""
+        self._taken: list[Slot] = []
+        self.count = self.length = 0
+        self._keys = [self._empty(0, 0, shape.heads, shape.key_width) for shape in self._shapes]
+        self._values = [self._empty(0, 0, shape.heads, shape.value_width) for shape in self._shapes]
+
+    def take(self) -> Slot:
+        slot = Slot(len(self._taken))
+        self._taken.append(slot)
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        last = self._taken.pop()
+        if last is slot:
+            return
+        if slot.number < self.count:
+            for memory in (*self._keys, *self._values):
+                memory[slot.number, : last.cleared] = memory[last.number, : last.cleared]
+        last.number = slot.number
+        self._taken[last.number] = last
+
+    def taken(self, number: int) -> Slot:
+        return self._taken[number]
+
+    def fit(self, longest: int) -> None:
+        """Room for `longest` tokens in each slot in use, before a step writes to them.
+
+        used * longest is within the budget: the schedule sees to that.
+        """
+        used = len(self._taken)
+        if used * longest > self.tokens:
+            raise ValueError(f"{used} slots of {longest} tokens are over the budget of {self.tokens}")
+        count, length = self.count, self.length
+        while count < used:
+            count = max(1, count * 2)
+        if longest > length:
+            length = _LEAST
+            while length < longest:
+                length *= 2
+            length = min(length, self._context)
+        if count * length > self.tokens:
+            count = used
+            length = min(length, self.tokens // count)
+        if (count, length) != (self.count, self.length):
+            self._resize(count, length)
+
+    def clean(self, slot: Slot, length: int) -> None:
+        """The first `length` tokens of a slot hold numbers: what is masked must not be NaN either."""
+        if slot.cleared >= length:
+            return
+        end = min(self.length, -(-length // _PIECE) * _PIECE)
+        for memory in (*self._keys, *self._values):
+            memory[slot.number, slot.cleared : end].zero_()
+        slot.cleared = end
+
+    def write(self, layer: int, index: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """key, value: [N, heads, width] of the tokens `index`: int64 [N], slot * length + position."""
+        for memory, new in ((self._keys[layer], key), (self._values[layer], value)):
+            memory.view(self.count * self.length, -1).index_copy_(0, index, new.reshape(new.shape[0], -1))
+
+    def keys(self, layer: int) -> torch.Tensor:
+        return self._keys[layer]
+
+    def values(self, layer: int) -> torch.Tensor:
+        return self._values[layer]
+
+    @property
+    def bytes_per_token(self) -> int:
+        return bytes_per_token(self._shapes, self._dtype)
+
+    def _resize(self, count: int, length: int) -> None:
+        for memories in (self._keys, self._values):
+            for layer, old in enumerate(memories):
+                new = self._empty(count, length, *old.shape[2:])
+                for slot in self._taken:
+                    if n := min(slot.cleared, length):
+                        new[slot.number, :n] = old[slot.number, :n]
+                memories[layer] = new  # one layer after the other: never twice the whole
+        for slot in self._taken:
+            slot.cleared = min(slot.cleared, length)
+        self.count, self.length = count, length
+
+    def _empty(self, *shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=self._dtype, device=self._device)
+
+
+def bytes_per_token(shapes: Sequence[LayerShape], dtype: torch.dtype) -> int:
+    """What one token takes in all layers."""
+    return sum(shape.heads * (shape.key_width + shape.value_width) for shape in shapes) * dtype.itemsize
