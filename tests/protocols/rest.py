@@ -46,6 +46,7 @@ class StandIn:
     reason: str = ""
     task_name: str | None = "text_embedding"
     takes: str = "texts"
+    generates: bool = False
     created: int = 1700000000
     lives: bool = True
     info: Any = None

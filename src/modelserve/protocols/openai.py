@@ -1,4 +1,6 @@
-"""OpenAI's API, as far as an encoder answers it: models, embeddings, and rerank beside them. Bytes <-> types only.
+"""OpenAI's API: its routes, and of its answers the models and embeddings. Bytes <-> types only.
+
+Completions and chat, of models that write, are completions.py's and chat.py's; rerank is rerank.py's.
 
 Served under --openai_route_prefix and without a prefix, where /v1/models is V1's route too (v1.py has it). Runs on the
 event loop.
@@ -7,6 +9,7 @@ event loop.
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from time import time
 from typing import Annotated, Any, Literal, cast
 
@@ -16,6 +19,9 @@ from msgspec import Meta
 from starlette.routing import Route
 
 from modelserve.errors import InvalidRequest
+from modelserve.protocols.chat import ChatRequest, chat
+from modelserve.protocols.chat_answer import ChatCompletion
+from modelserve.protocols.completions import Completion, CompletionRequest, completions
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, Reply, encode, encode_many
 from modelserve.protocols.http import ErrorBody, Function, endpoint, error_body
@@ -23,6 +29,7 @@ from modelserve.protocols.models import ModelCard, ModelList, model_card, model_
 from modelserve.protocols.openai_errors import OpenAIError, openai_error, read
 from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.rerank import Rerank, Reranked, rerank
+from modelserve.protocols.usage import Usage, usage
 from modelserve.types import InferRequest, Instance, Params, TokenIds
 
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
@@ -53,15 +60,6 @@ class Embedding(msgspec.Struct):
     embedding: list[float] | str
 
 
-class Usage(msgspec.Struct):
-    """Tokens read, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int = 0
-    prompt_tokens_details: None = None
-
-
 class Embeddings(msgspec.Struct):
     """One vector per input, in their order."""
 
@@ -73,16 +71,11 @@ class Embeddings(msgspec.Struct):
     created: int
 
 
-class Named(msgspec.Struct):
-    """All that is read of a request that no encoder answers."""
-
-    model: str
-
-
 _embedding = msgspec.json.Decoder(EmbeddingRequest)
-_named = msgspec.json.Decoder(Named)
 _EMBEDDING_EXAMPLE = {"model": "", "input": ["Paris is the capital of France."]}
 _RERANK_EXAMPLE = {"model": "", "query": "What is the capital of France?", "documents": ["Paris.", "A cat sat."]}
+_COMPLETION_EXAMPLE = {"model": "", "prompt": "The capital of France is", "max_tokens": 8}
+_CHAT_EXAMPLE = {"model": "", "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 _PIECE = 64
 """Vectors to encode at a time: a millisecond for 384 numbers each."""
 _INPUT = "it is a text, a list of texts, a list of token ids or a list of such lists"
@@ -112,7 +105,7 @@ async def embeddings(exchange: Exchange) -> Reply:
     tokens = sum(response.tokens)
     # Encoded already; the field keeps the type of what is in it, for the OpenAPI document.
     rows = cast("list[Embedding]", await encode_many(data, _PIECE))
-    answer = Embeddings("list", rows, model.name, Usage(tokens, tokens), exchange.id, int(time()))
+    answer = Embeddings("list", rows, model.name, usage(tokens), exchange.id, int(time()))
     return Reply(encode(answer))
 
 
@@ -143,17 +136,6 @@ async def get_model(exchange: Exchange) -> Reply:
     return Reply(encode(model_card(exchange.context.models.get(exchange.params["model"]))))
 
 
-def _generative(api: str) -> Function:
-    """An endpoint that an encoder does not have."""
-
-    async def refuse(exchange: Exchange) -> Reply:
-        asked = await read(exchange, _named, _HINTS)
-        model = exchange.model = exchange.context.models.get(asked.model)
-        raise InvalidRequest(f"Model {model.name} does not support {api}", param="model")
-
-    return refuse
-
-
 def error_bodies(context: Context) -> dict[str, ErrorBody]:
     """Everything under /v1 is OpenAI's but the models, which are V1's there."""
     ours: dict[str, ErrorBody] = {f"{prefix}/v1": openai_error for prefix in context.config.http_prefixes}
@@ -182,9 +164,10 @@ def routes(context: Context) -> list[Route]:
         )
         reranking = _operation("Rerank documents", Reranked, Rerank, (*REQUEST_ERRORS, 501), _RERANK_EXAMPLE)
         rows += [route("POST", f"{prefix}/{version}/rerank", rerank, reranking) for version in ("v1", "v2")]
-        for path, api in (("completions", "Completions API"), ("chat/completions", "Chat Completion API")):
-            refused = _operation(f"{api} (an encoder has none)", None, Named, (400, 404, 408, 413, 415))
-            rows.append(route("POST", f"{at}/{path}", _generative(api), refused))
+        writing = _operation("Completions", Completion, CompletionRequest, REQUEST_ERRORS, _COMPLETION_EXAMPLE)
+        rows.append(route("POST", f"{at}/completions", completions, replace(writing, stream=True)))
+        chatting = _operation("Chat completions", ChatCompletion, ChatRequest, REQUEST_ERRORS, _CHAT_EXAMPLE)
+        rows.append(route("POST", f"{at}/chat/completions", chat, replace(chatting, stream=True)))
     return rows
 
 

@@ -5,6 +5,7 @@ Knows no route. Runs on the event loop.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -14,6 +15,10 @@ from modelserve.errors import InvalidRequest, ModelNotFound, ModelServeError
 from modelserve.protocols.exchange import Exchange
 
 T = TypeVar("T")
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\.", re.DOTALL)
+_NAME = 80
+"""Characters of a caller's own word that are repeated to him."""
 
 
 class Reason(msgspec.Struct):
@@ -51,6 +56,11 @@ async def read(exchange: Exchange, decoder: msgspec.json.Decoder[T], hints: Mapp
     try:
         return await exchange.json(decoder)
     except InvalidRequest as error:
+        if unknown := _UNKNOWN.fullmatch(error.message):
+            name = unknown[1][:_NAME]
+            raise InvalidRequest(
+                f"Unrecognized request argument supplied: {name}; /openapi.json lists those that are known.", param=name
+            ) from error
         field = (error.param or "").partition("[")[0].partition(".")[0]
         if field not in hints:
             raise

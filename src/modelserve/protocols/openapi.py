@@ -34,8 +34,9 @@ class Operation:
 
     answer, request: the types of the JSON bodies; an answer of None with `errors` alone is a route that only refuses.
     rows, rows_example: request and example where the model takes rows of features, when they are others.
-    media: the answer's types where they are not JSON. event: takes and gives CloudEvents too. binary: takes and gives
-    bytes behind its JSON too. not_ready: the body of a 503 that is no error but an answer. error: the API's error body.
+    media: the answer's types where they are not JSON. stream: answers with server-sent events when asked to. event:
+    takes and gives CloudEvents too. binary: takes and gives bytes behind its JSON too. not_ready: the body of a 503
+    that is no error but an answer. error: the API's error body.
     example: a request's body that works; under the key `model` the name of a model that is served is put.
     """
 
@@ -46,6 +47,7 @@ class Operation:
     media: tuple[str, ...] = ()
     event: Any = None
     binary: bool = False
+    stream: bool = False
     not_ready: Any = None
     error: Any = Error
     example: Any = None
@@ -88,7 +90,7 @@ def document(described: Iterable[Described], model_names: Sequence[str]) -> dict
         "info": {
             "title": "modelserve",
             "version": version("modelserve"),
-            "description": "Hugging Face encoder models behind V1, V2 (Open Inference Protocol) and OpenAI's API.",
+            "description": "Models behind V1, V2 (Open Inference Protocol) and OpenAI's API.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -150,7 +152,10 @@ def _content(operation: Operation, body: dict[str, Any], schema: dict[Any, Any])
 
 def _responses(operation: Operation, schema: dict[Any, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     if operation.answer is not None:
-        yield "200", _response(200, _content(operation, schema[operation.answer], schema))
+        content = _content(operation, schema[operation.answer], schema)
+        if operation.stream:
+            content["text/event-stream"] = {"schema": {"type": "string"}}
+        yield "200", _response(200, content)
     elif operation.media:
         yield "200", _response(200, {media: {"schema": {"type": "string"}} for media in operation.media})
     if operation.not_ready is not None:
