@@ -15,10 +15,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -27,12 +27,54 @@ PASSWORD = "pa:ss@wörd/ hunter2"
 """With what a URL must escape, so that the tests' URLs are as bad as they come."""
 
 
-@dataclass(frozen=True)
 class Postgres:
-    """A running server. `socket` is the directory of its socket, `log` what it writes."""
+    """A server, which can be stopped and started again. socket: the directory of its socket. log: what it writes."""
 
-    socket: Path
-    log: Path
+    def __init__(self, socket: Path, log: Path, command: list[str | Path], identity: dict[str, Any]) -> None:
+        self.socket = socket
+        self.log = log
+        self._command = command
+        self._identity = identity
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, timeout_s: float = 60) -> None:
+        with self.log.open("ab") as output:
+            self._process = process = subprocess.Popen(
+                self._command, **self._identity, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(psycopg.OperationalError), self.connect():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"PostgreSQL did not start within {timeout_s} s:\n{self.log.read_text()}")
+
+    def stop(self) -> None:
+        """Its clients are cut off. Nothing happens where it does not run."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(30)
+        self._process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It answers nobody, and cuts nobody off."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        server.suspend()  # first: it would start others
+        stopped = [server, *server.children(recursive=True)]
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(stopped):
+                process.resume()
 
     def connect(self, database: str = "postgres", **settings: Any) -> psycopg.Connection[Any]:
         where = {"host": str(self.socket), "dbname": database, "user": USER, "password": PASSWORD}
@@ -91,33 +133,12 @@ def server() -> Iterator[Postgres]:
         assert made.returncode == 0, made.stdout + made.stderr
         # fsync is for power cuts, and no test is one.
         settings = {"listen_addresses": "", "unix_socket_directories": root, "fsync": "off", "shared_buffers": "16MB"}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())],
-                **identity,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        command = [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
+        running = Postgres(root, log, command, identity)
         try:
-            running = Postgres(root, log)
-            _wait(running, process)
+            running.start()
             yield running
         finally:
-            process.send_signal(signal.SIGINT)  # fast shutdown: clients are cut off
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)
-                process.wait(30)
+            running.stop()
     finally:
         shutil.rmtree(root)
-
-
-def _wait(running: Postgres, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(psycopg.OperationalError), running.connect():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"PostgreSQL did not start within {timeout_s} s:\n{running.log.read_text()}")

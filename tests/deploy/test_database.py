@@ -373,3 +373,17 @@ def test_a_connection_that_was_cut_off_is_made_again(postgres: Postgres) -> None
         assert cut is not None
         assert cut[0] >= 1
         assert store.list("run") == [one]
+
+
+def test_a_server_that_vanishes_is_not_waited_for(postgres: Postgres) -> None:
+    """Its machine is gone, and its kernel says nothing: ours gives up in half a minute, unless the URL says another."""
+    with postgres.database() as url:
+        for also, expected in (("", "15"), ("&keepalives_idle=60", "60")):
+            with (
+                contextlib.closing(databases.Database(url + also)) as database,
+                database.transaction(write=False) as one,
+            ):
+                found = one.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+                assert found["keepalives_idle"] == expected
+                assert (found["keepalives_interval"], found["keepalives_count"]) == ("5", "3")
+                assert found["tcp_user_timeout"] == "30000"

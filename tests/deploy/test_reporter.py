@@ -16,6 +16,7 @@ from modelserve.deploy.record import Record, transition
 from modelserve.deploy.reference import Key, parse_key
 from modelserve.deploy.reporter import Refused, Reporter, Sealed, Unwanted
 from modelserve.deploy.store import Store
+from tests.deploy.postgres import Postgres
 
 Said = queue.Queue[Sealed | Refused | Unwanted]
 
@@ -109,6 +110,29 @@ def test_a_store_out_of_reach_is_tried_again(
             assert not reports.flush(1.5)
             other.execute("ROLLBACK")
             assert reports.flush(30)
+        assert path(store)[3:] == ["PENDING", "RUNNING"]
+    said_of_it = [record.message for record in caplog.records if "the store can" in record.message]
+    assert len(said_of_it) == 2
+    assert said_of_it[1] == "the store can be used again"
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_postgresql_that_goes_away_is_tried_again(
+    store: Store, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answers nobody for a while, and then refuses everybody: a machine that hangs and is restarted."""
+    with reporting(run(store)) as (reports, said):
+        assert isinstance(said.get(timeout=30), Sealed)
+        with postgres.frozen():
+            reports.report(Change("PENDING", "starting"))
+            assert not reports.flush(1.0)
+        assert reports.flush(30)
+        assert "the store can" not in caplog.text, "it was slow, not away"
+        postgres.stop()
+        reports.report(Change("RUNNING"))
+        assert not reports.flush(1.5)
+        postgres.start()
+        assert reports.flush(30)
         assert path(store)[3:] == ["PENDING", "RUNNING"]
     said_of_it = [record.message for record in caplog.records if "the store can" in record.message]
     assert len(said_of_it) == 2

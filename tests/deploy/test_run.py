@@ -251,8 +251,8 @@ def test_trust_remote_code_and_what_reaches_the_models_code(
     made = function(project, own_code, "mine")
     envs = {"NUMBER": "5", "HF_HOME": str(tmp_path)}
     volume = {"volume_type": "host_path", "name": "models", "mount_path": "/m", "spec": {"path": str(own_code.parent)}}
-    given = {"huggingface_task": "sequence_classification", "envs": envs, "secrets": ["PIN"], "resources": ONE}
-    given |= {"volumes": [volume]}
+    given: dict[str, Any] = {"huggingface_task": "sequence_classification", "envs": envs, "secrets": ["PIN"]}
+    given |= {"volumes": [volume], "resources": ONE}
     with pytest.raises(RunFailed, match="give --trust_remote_code if you trust it"):
         made.run("serve", **given, wait=True, log_info=False)
     (failed,) = made.list_runs()
@@ -268,7 +268,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """A model whose tokenizer was shortened in its second revision."""
     shorter = shutil.copytree(tiny("bert", "fill_mask"), tmp_path_factory.mktemp("hub") / "v2")
     edit(shorter / "tokenizer_config.json", model_max_length=6)
-    models = {
+    models: dict[str, Any] = {
         "org/bert": {"main": tiny("bert", "fill_mask"), "v2": shorter},
         "org/embed": tiny("bert", "text_embedding"),
     }

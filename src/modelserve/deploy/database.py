@@ -158,7 +158,17 @@ def _name(url: URL) -> str:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    settings: dict[str, Any] = {"connect_timeout": 10, "application_name": "modelserve", "client_encoding": "utf8"}
+    settings: dict[str, Any] = {
+        "connect_timeout": 10,
+        "application_name": "modelserve",
+        "client_encoding": "utf8",
+        # A server whose machine is gone, and a laptop that has slept, close no connection; the system's own bounds are
+        # hours, and for so long a supervisor would wait for the answer to its last report.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
     try:
         engine = create_engine(
             url,
