@@ -55,7 +55,8 @@ async def test_the_examples_are_valid_and_answered_as_described() -> None:
             if "example" not in content:
                 continue
             assert validator(api, content["schema"]).is_valid(content["example"]), path
-            if path.startswith(("/v1/models/", "/v2/models/")):  # what the stand-in answers
+            # What the stand-in answers; it does not write.
+            if path.startswith(("/v1/models/", "/v2/models/")) and "/generate" not in path:
                 answer = await http.post(path.format(model="m", version="1"), json=content["example"])
                 described = item["post"]["responses"]["200"]["content"]["application/json"]["schema"]
                 validator(api, described).validate(answer.json())
