@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from modelserve import flags
 from modelserve.deploy import parameters
 from modelserve.deploy.parameters import POD
 from modelserve.errors import ConfigError
@@ -34,7 +35,12 @@ def test_every_row_of_the_seed_is_known(name: str) -> None:
     assert parameters.read({name: None}, on="task") == {}
 
 
-ONE_OF_TASKS = "it must be one of fill_mask, token_classification, sequence_classification, text_embedding"
+(TASK,) = (one for one in flags.PARAMETERS if one.name == "task")
+
+
+def test_the_seeds_tasks() -> None:
+    seed = "sequence_classification token_classification fill_mask text_generation text2text_generation text_embedding"
+    assert {*TASK.choices, *TASK.later_choices} == set(seed.split())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ ONE_OF_TASKS = "it must be one of fill_mask, token_classification, sequence_clas
     [
         *(
             ({"huggingface_task": spelled}, {"huggingface_task": task})
-            for task in ("sequence_classification", "token_classification", "fill_mask", "text_embedding")
+            for task in TASK.choices
             for spelled in (task, task.upper())
         ),
         *(({"backend": spelled}, {"backend": "auto"}) for spelled in ("AUTO", "auto", "Auto")),
@@ -85,14 +91,16 @@ def test_accepted(given: dict[str, Any], kept: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"huggingface_task": "fillmask"}, f"huggingface_task is 'fillmask'; {ONE_OF_TASKS}"),
         (
-            {"huggingface_task": "TEXT_GENERATION"},
-            "huggingface_task=text_generation belongs to generative tasks, which this version does not have",
+            {"huggingface_task": "fillmask"},
+            f"huggingface_task is 'fillmask'; it must be one of {', '.join(TASK.choices)}",
         ),
-        (
-            {"huggingface_task": "text2text_generation"},
-            "huggingface_task=text2text_generation belongs to generative tasks, which this version does not have",
+        *(
+            (
+                {"huggingface_task": task.upper()},
+                f"huggingface_task={task} belongs to {whose}, which this version does not have",
+            )
+            for task, whose in TASK.later_choices.items()
         ),
         ({"backend": "VLLM"}, "backend=vllm belongs to the vllm backend, which this version does not have"),
         ({"backend": "onnx"}, "backend is 'onnx'; it must be one of auto, huggingface"),

@@ -36,7 +36,7 @@ POD: tuple[Row, ...] = (
         "volumes",
         shapes.volumes,
         "Volumes: [{volume_type, name, mount_path, spec}].",
-        here="a host_path must exist; the others are kept",
+        here="a host_path must exist, and is read where it is; the others are kept",
     ),
     Row(
         "resources",
