@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from modelserve.backends.cores import cores
-from modelserve.backends.decoder import Decoder, NotFlat
+from modelserve.backends.decoder import Decoder
 from modelserve.backends.engine import Engine
+from modelserve.backends.flat import NotFlat
 from modelserve.backends.pretrained import dtype_name, find_device, load_pretrained
 from modelserve.backends.static import StaticEngine
 from modelserve.config import Config
@@ -24,7 +25,7 @@ from modelserve.runtime.grammar import Grammars
 from modelserve.runtime.heads import missing_head
 from modelserve.runtime.iteration import IterationEngine
 from modelserve.runtime.modality import At
-from modelserve.runtime.tokenizer import load_tokenizer
+from modelserve.runtime.tokenizer import Tokenizer, load_tokenizer
 from modelserve.runtime.vocabulary import Vocabulary
 from modelserve.runtime.writing import Writing
 from modelserve.types import ModelInfo
@@ -54,13 +55,14 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
         lambda keys: missing_head(keys, task_name),
     ).to(device)
     at("warm-up", 0.8)
-    engine = _engine(config, model, task_name, info.max_length)
+    ends = _ends(model, tokenizer)
+    engine = _engine(config, model, task_name, info.max_length, ends)
     vocabulary = Vocabulary(tokenizer.loaded)
     generator = Generator(
         engine,
         tokenizer,
         vocabulary,
-        Grammars(tokenizer.loaded, tokenizer.rows),
+        Grammars(tokenizer.loaded, tokenizer.rows, ends),
         max_queue_size=config.max_queue_size,
         max_choices=config.max_client_batch_size,
     )
@@ -72,7 +74,7 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
     return Writing(config, info, task_name, "huggingface", generator, chat)
 
 
-def _engine(config: Config, model: Any, task_name: str, context: int) -> Engine:
+def _engine(config: Config, model: Any, task_name: str, context: int, ends: frozenset[int]) -> Engine:
     running = config.max_num_seqs or MAX_RUNNING[model.device.type]
     if task_name == "text_generation":
         try:
@@ -80,10 +82,25 @@ def _engine(config: Config, model: Any, task_name: str, context: int) -> Engine:
         except NotFlat as reason:
             log.warning("texts are generated in static batches, which is slower: %s", reason)
         else:
+            memory = config.kv_cache_memory_bytes
             return IterationEngine(
-                decoder, max_running=running, context_length=context, kv_bytes=config.kv_cache_memory_bytes
+                decoder,
+                end_ids=ends,
+                context_length=context,
+                max_running=running,
+                kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
+                threads=config.threads or cores(),
             )
-    return StaticEngine(model, max_running=running, context_length=context)
+    return StaticEngine(model, end_ids=ends, context_length=context, max_running=running)
+
+
+def _ends(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end a text: those that `generate` would stop at, else the tokenizer's end token."""
+    said = model.generation_config.eos_token_id
+    found = said if isinstance(said, list) else [said]
+    known = [id for id in found if isinstance(id, int)]
+    own = tokenizer.loaded.eos_token_id
+    return frozenset(known or ([own] if isinstance(own, int) else []))
 
 
 def _template(given: str | None) -> str | None:
