@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from functools import cache
 from typing import Any
 
@@ -63,7 +64,13 @@ def unigram() -> Any:
     rust.decoder = decoders.Metaspace()
     rust.train_from_iterator(
         TEXT,
-        trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False),
+        trainers.UnigramTrainer(
+            vocab_size=300,
+            special_tokens=SPECIAL,
+            unk_token="<unk>",
+            initial_alphabet=list(string.printable),
+            show_progress=False,
+        ),
     )
     return _loaded(rust, ["<extra_id_0>"], [])
 

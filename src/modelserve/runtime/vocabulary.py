@@ -45,6 +45,8 @@ class Vocabulary:
         self._byte_fallback = any(decoder["type"] == "ByteFallback" for decoder in decoders)
         self.broken = "modelserve-each" if self._byte_fallback else "replace"
         """The error handler that shows bytes of no character as this tokenizer does."""
+        self.of_bytes = self._byte_level or self._byte_fallback
+        """Every text can be written with it."""
         self.local = self._rust is not None and _local(decoders)
         self._bytes: dict[int, bytes] = {}
         self._first: dict[int, bytes] = {}
