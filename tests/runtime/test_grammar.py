@@ -35,11 +35,6 @@ SCHEMAS: list[dict[str, Any]] = [
     {"type": "array", "items": {"type": "string", "pattern": "^[a-z]{2,4}$"}, "minItems": 2, "maxItems": 2},
 ]
 
-WIDE = "\n".join(
-    ["start: " + " | ".join(f"r{n}" for n in range(2500)), *(f'r{n}: "a" r{n} | "b"' for n in range(2500))]
-)
-"""More ways to begin than llguidance follows at once."""
-
 
 @cache
 def grammars(kind: str) -> Grammars:
@@ -148,7 +143,6 @@ def test_texts_of_one_grammar_do_not_know_of_each_other() -> None:
         (Grammar("lark", "start: b"), 'unknown name: "b"'),
         (Grammar("regex", "a" * 100_001), "has 100001 characters, at most 100000"),
         (Grammar("json_schema", '{"a":' * 5000 + "1" + "}" * 5000), "recursion limit"),
-        (Grammar("lark", WIDE), "The grammar cannot be compiled: "),
     ],
 )
 def test_what_is_refused(grammar: Grammar, reason: str) -> None:
@@ -173,9 +167,20 @@ def test_what_the_vocabulary_cannot_write() -> None:
         grammars("unigram").compile(Grammar("regex", "ꙮ"))
 
 
-def test_a_text_that_cannot_go_on_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_that_cannot_go_on_ends() -> None:
     loaded = unigram()
     constraint = grammars("unigram").compile(Grammar("regex", "a(ꙮ|ꙭ)"))()
     constraint.accept(loaded.convert_tokens_to_ids("a"))
     assert allowed(constraint, len(loaded) + PAD) == [loaded.eos_token_id]
     assert constraint.complete
+
+
+def test_what_a_step_may_cost_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """More ways to go on than llguidance follows at once: the text ends there."""
+    ways = range(2500)
+    rules = ["start: " + " | ".join(f"r{n}" for n in ways), *(f'r{n}: "a" r{n} | "b"' for n in ways)]
+    constraint = grammars("byte_level").compile(Grammar("lark", "\n".join(rules)))()
+    constraint.accept(byte_level().convert_tokens_to_ids("a"))
+    assert allowed(constraint, len(byte_level()) + PAD) == [byte_level().eos_token_id]
+    assert constraint.complete
+    assert "max is 2000" in caplog.text
