@@ -234,7 +234,7 @@ async def test_parameters_of_every_kind_reach_the_model() -> None:
     async with serve() as served:
         await served.call("ModelInfer", message)
         assert served.model.requests[0].params == Params(
-            return_labels=True, top_k=3, dimensions=64, truncation="left", targets=["paris", "rome"]
+            return_labels=True, top_k=3, dimensions=64, truncation="left", targets=["paris", "rome"], temperature=0.5
         )
 
 
