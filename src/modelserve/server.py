@@ -48,7 +48,8 @@ _SWITCH_S = 0.001
 health probe under load should wait for each hand-over between the event loop and a backend thread."""
 
 _COLLECT_AFTER = 20_000
-"""New objects before the youngest generation is collected: some hundred requests, instead of some ten."""
+"""New objects before the youngest generation is collected: some hundred requests, instead of some ten. The imports of a
+load make a million that stay, and looking through them again and again took a fifth of the start."""
 
 
 def run(config: Config) -> int:
@@ -62,6 +63,7 @@ def run(config: Config) -> int:
     if config.workers > 1 and not Worker.is_one():
         return int(registry.load("modelserve.supervisor:run")(config))
     sys.setswitchinterval(_SWITCH_S)
+    gc.set_threshold(_COLLECT_AFTER, 20, 100)
     loop = asyncio.new_event_loop if config.event_loop == "asyncio" else uvloop.new_event_loop
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(_serve(config))
@@ -192,7 +194,6 @@ def _spare_the_collector() -> None:
     """What is loaded stays: never walk through it again. A request leaves little that only the collector frees."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 20, 100)
 
 
 async def _loaded_or_stopped(load: asyncio.Task[None], stop: asyncio.Event) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,6 +87,19 @@ def test_real_weights_in_a_crowd() -> None:
         answers(backend, "text_embedding", texts), reference(minilm(), "text_embedding", texts), strict=True
     ):
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("task", ["text_embedding", "fill_mask"])
+def test_closing_frees_the_weights_though_nothing_is_collected(task: str) -> None:
+    backend = load(tiny("bert", task), task)
+    weights = weakref.ref(next(backend.network.whole.parameters()))
+    gc.collect()
+    gc.disable()
+    try:
+        backend.close()
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_token_types_reach_the_network() -> None:

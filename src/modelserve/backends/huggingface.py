@@ -4,6 +4,7 @@ share a forward pass, and runs the passes. Knows no queue and no protocol; `forw
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ class HuggingFaceBackend:
 
         Raises LoadError when the device is not there, the weights do not fit the task or cannot be read.
         """
+        gc.freeze()  # the imports stay: what is looked for after the load is what the load has left, 0.2 s sooner
         self.device = find_device(device)
         dtype = dtype_name(dtype, self.device)
         self.threads = threads or cores()
@@ -105,6 +107,7 @@ class HuggingFaceBackend:
         return outputs
 
     def close(self) -> None:
+        self.network.close()
         del self.network
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

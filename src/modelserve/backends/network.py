@@ -62,6 +62,12 @@ class Network:
             self._encode = self.encoder.forward
             self.encoder.forward = self._encode_or_replay
 
+    def close(self) -> None:
+        """Let go of the encoder: it calls this object and this object it, and what is frozen (server.py) no collector
+        frees."""
+        if not self.bare:
+            del self.encoder.forward
+
     def keeps_notes(self, run: Callable[[Encoding], object], texts: Sequence[Encoding]) -> bool:
         """Whether `run`, a pass over one of two texts of unequal length, leaves something of it in the modules.
 
