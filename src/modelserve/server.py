@@ -27,7 +27,6 @@ from modelserve.backends.memory import limit_arenas
 from modelserve.config import Config
 from modelserve.environment import PORTS_FILE
 from modelserve.errors import ConfigError, LoadError, ModelServeError
-from modelserve.progress import show
 from modelserve.protocols.connection import Connection
 from modelserve.protocols.context import Context
 from modelserve.protocols.http import build_app
@@ -140,6 +139,8 @@ async def _serve(config: Config) -> None:
         if not worker:
             tell_ports(listener.getsockname()[1], grpc_port)
         if sys.stderr.isatty() and not worker:
+            from modelserve.progress import show  # rich takes a while, and logs need none
+
             background.append(asyncio.create_task(show(model)))
         await _loaded_or_stopped(load, stop)
         _spare_the_collector()
