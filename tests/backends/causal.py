@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -71,6 +73,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other spin, and these models have work for one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def causal(name: str, dtype: torch.dtype = torch.float32, **config: Any) -> Any:
     """A model of its own for each caller: the engine changes how a model attends."""
     return copy.deepcopy(_made(name, tuple(config.items()))).to(dtype)
@@ -94,4 +105,4 @@ def greedy(model: Any, prompt: list[int], tokens: int) -> list[int]:
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
         )
-    return out[0, len(prompt) :].tolist()
+    return [int(token) for token in out[0, len(prompt) :]]

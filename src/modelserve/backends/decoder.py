@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from modelserve.backends.faults import computing
 from modelserve.backends.flat import NAME, Chunk, Group, NotFlat, Probe, Step, flat, groups_of
+from modelserve.backends.lean import Undo, fused, norms, packed
 from modelserve.backends.room import SHARE, free_bytes
 from modelserve.backends.slots import LayerShape, Slot, Slots, bytes_per_token
 from modelserve.errors import LoadError
@@ -27,6 +28,10 @@ log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference that rounding may cause: root mean square, relative to the logits' own. A wrong mask or position
 makes differences near 1."""
+
+Change = Callable[[torch.nn.Module], Undo | None]
+CHANGES: tuple[Change, ...] = (norms, fused, packed)
+"""Made at load, in this order."""
 
 
 class Piece(NamedTuple):
@@ -52,8 +57,11 @@ class Text:
 class Decoder:
     """A causal language model and its KV memory."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Makes `model` attend as flat.py does. Raises NotFlat, and leaves the model as it was, where it cannot."""
+    def __init__(self, model: PreTrainedModel, *, lean: bool = True) -> None:
+        """Makes `model` attend as flat.py does. Raises NotFlat, and leaves the model as it was, where it cannot.
+
+        lean: also change what lean.py can, as far as the model's answers stay the same.
+        """
         self.model = model.eval()
         self.device: torch.device = model.device
         self._keeps = "logits_to_keep" in signature(model.forward).parameters
@@ -75,6 +83,7 @@ class Decoder:
             model.set_attn_implementation(NAME)
             self.shapes = self._probe()
             self.check()
+            self.changes = self._change() if lean else []
         except NotFlat:
             self.restore()
             raise
@@ -119,6 +128,7 @@ class Decoder:
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "dtype": str(self.dtype).removeprefix("torch."),
             "kv_bytes_per_token": self.bytes_per_token,
+            "lean": self.changes,
         }
 
     def restore(self) -> None:
@@ -139,6 +149,26 @@ class Decoder:
         """Raises NotFlat unless flat steps give the logits of the plain forward."""
         if (off := self.difference()) > self.tolerance or off != off:
             raise NotFlat(f"its logits in flat steps differ from its own by {off:.1e}")
+
+    def _change(self) -> list[str]:
+        """Names of the changes of lean.py that were made; one that alters the answers is undone."""
+        made = []
+        for change in CHANGES:
+            with torch.no_grad():
+                undo = change(self.model)
+            if undo is None:
+                continue
+            try:
+                self.check()
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:  # NotFlat, or whatever the architecture's code raises
+                with torch.no_grad():
+                    undo()
+                log.info("left as it is, %s: %s", change.__name__, _line(error))
+            else:
+                made.append(change.__name__)
+        return made
 
     @property
     def tolerance(self) -> float:

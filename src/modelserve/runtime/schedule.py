@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-STALL = 2.5
-"""A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is promised."""
+STALL = 2.0
+"""A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is the most
+that is promised, and no step takes exactly what was foreseen."""
 _FIRST_CHUNK = 32
 """Tokens of a chunk before any rate was measured."""
 _LONGEST_S = 1.0
