@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modelserve.errors import ModelServeError
-from modelserve.generation import Choice, Finish, Generated, GenerateRequest, Piece, WrittenToken
+from modelserve.generation import Choice, Finish, Generated, GenerateRequest, Grammar, Piece, WrittenToken
+from modelserve.protocols.chat_answer import Words
 from modelserve.types import InferResponse, Timings
 from tests.protocols.rest import StandIn
 
@@ -69,6 +71,38 @@ class Writing:
         self.closed.set()
 
 
+class Calls:
+    """Reads `<name arguments>` as a call and all else as content; holds back what may be the beginning of one."""
+
+    def __init__(self, grammar: Grammar | None) -> None:
+        self.grammar = grammar
+        self._held = ""
+        self._calls = -1
+        self._inside = False
+
+    def feed(self, text: str) -> list[Words]:
+        found: list[Words] = []
+        for part in re.findall(r"[^<> ]+|.", text):
+            if part == "<":
+                self._held, self._inside = "<", True
+            elif part == ">":
+                self._held, self._inside = "", False
+            elif self._held:
+                self._held += part
+                if part == " ":
+                    self._calls += 1
+                    found.append(Words("", self._calls, f"call-{self._calls}", self._held[1:-1]))
+                    self._held = ""
+            elif self._inside:
+                found.append(Words("", self._calls, arguments=part))
+            else:
+                found.append(Words(part))
+        return found
+
+    def end(self) -> list[Words]:
+        return [Words(self._held)] if self._held else []
+
+
 @dataclass
 class Author(StandIn):
     """refuses: what `generate` raises. template: what the messages become."""
@@ -82,6 +116,12 @@ class Author(StandIn):
     asked: list[GenerateRequest] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
     writings: list[Writing] = field(default_factory=list)
+    calls: bool = True
+    choices: list[Any] = field(default_factory=list)
+
+    def tool_reader(self, tools: list[dict[str, Any]], tool_choice: str | dict[str, Any]) -> Calls | None:
+        self.choices.append(tool_choice)
+        return Calls(None if tool_choice == "auto" else Grammar("json_object")) if self.calls else None
 
     async def generate(self, request: GenerateRequest) -> Writing:
         self.asked.append(request)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from modelserve.errors import InvalidRequest
-from modelserve.generation import Grammar, Piece, Sampling
+from modelserve.generation import Finish, Grammar, Piece, Sampling
 from tests.protocols.author import Author, token, words
 from tests.protocols.rest import StandIn, client
 from tests.protocols.test_completions import events
@@ -316,6 +316,101 @@ async def test_what_the_template_refuses_is_a_400(stream: bool) -> None:
     author = Author(refuses=InvalidRequest("The model has no chat template.", param="messages"))
     error = await refused(author, stream=stream)
     assert (error["message"], error["param"]) == ("The model has no chat template.", "messages")
+
+
+CALLS = ["It", " <wea", 'ther {"city":', '"Bonn"}', "><now {}> ", "<"]
+
+
+def calling(*texts: str, finish: Finish = "stop") -> Author:
+    return Author(script=lambda request: words(*texts, finish=finish))
+
+
+async def test_calls_are_told_apart_from_content() -> None:
+    author = calling(*CALLS)
+    (choice,) = (await ask(author, tools=[WEATHER])).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "It  <",
+        "refusal": None,
+        "tool_calls": [
+            {"id": "call-0", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Bonn"}'}},
+            {"id": "call-1", "type": "function", "function": {"name": "now", "arguments": "{}"}},
+        ],
+    }
+    assert author.chats[0]["tools"] == [WEATHER]
+    assert set(author.choices) == {"auto"}
+    assert author.asked[0].skip_special_tokens is False
+    assert author.asked[0].sampling.grammar is None
+
+
+async def test_a_call_alone_has_no_content() -> None:
+    (choice,) = (await ask(calling("<now {}>"), tools=[WEATHER])).json()["choices"]
+    assert choice["message"]["content"] is None
+
+
+async def test_no_call_is_a_text() -> None:
+    (choice,) = (await ask(calling("Hello"), tools=[WEATHER])).json()["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "Hello")
+    assert "tool_calls" not in choice["message"]
+
+
+async def test_a_text_that_was_cut_off_is_that() -> None:
+    (choice,) = (await ask(calling("<now {", finish="length"), tools=[WEATHER])).json()["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == "{"
+
+
+async def test_calls_are_streamed() -> None:
+    chunks = events(await ask(calling(*CALLS), tools=[WEATHER], stream=True))
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["tool_calls"]
+    deltas = [choice["delta"] for choice in choices]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == "It  <"
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    begun = [call for call in calls if "id" in call]
+    assert [(call["index"], call["id"], call["type"], call["function"]["name"]) for call in begun] == [
+        (0, "call-0", "function", "weather"),
+        (1, "call-1", "function", "now"),
+    ]
+    for index, arguments in ((0, '{"city":"Bonn"}'), (1, "{}")):
+        assert "".join(call["function"]["arguments"] for call in calls if call["index"] == index) == arguments
+    assert all(set(call) == {"index", "function"} for call in calls if call not in begun)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_one_call_at_most(stream: bool) -> None:
+    answer = await ask(calling(*CALLS), tools=[WEATHER], parallel_tool_calls=False, stream=stream)
+    assert "weather" in answer.text
+    assert "now" not in answer.text
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+async def test_a_call_that_must_be_made_is_a_grammar(choice: Any) -> None:
+    author = calling("<weather {}>")
+    answer = await ask(author, tools=[WEATHER], tool_choice=choice)
+    assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
+    assert author.choices == [choice, choice]
+    assert author.asked[0].sampling.grammar == Grammar("json_object")
+
+
+async def test_a_model_is_not_told_of_tools_that_it_shall_not_call() -> None:
+    author = calling("<now {}>")
+    (choice,) = (await ask(author, tools=[WEATHER], tool_choice="none")).json()["choices"]
+    assert choice["message"]["content"] == "<now {}>"
+    assert author.chats[0]["tools"] is None
+    assert not author.choices
+
+
+async def test_tools_are_refused_where_calls_cannot_be_read_or_have_a_structure() -> None:
+    author = Author(calls=False)
+    assert (await refused(author, tools=[WEATHER]))["param"] == "tools"
+    assert (await refused(author, tools=[WEATHER], stream=True))["param"] == "tools"
+    structured = {"response_format": {"type": "json_object"}}
+    assert (await refused(Author(), tools=[WEATHER], **structured))["param"] == "response_format"
+    assert (await ask(Author(), tools=[WEATHER], tool_choice="none", **structured)).status_code == 200
+    assert not author.asked
 
 
 async def test_the_log_has_the_last_message(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,8 @@ text. Runs on the event loop; large bodies are read and written on a thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,8 +17,15 @@ from msgspec import UNSET, Meta
 from modelserve.errors import InvalidRequest
 from modelserve.generation import GenerateRequest, Sampling
 from modelserve.protocols.aside import aside
-from modelserve.protocols.chat_answer import ChatChunk, ChatCompletion, Speech, chat_choices, chunk_choices
-from modelserve.protocols.chat_messages import Message, NamedTool, Tool, ToolChoice, messages, tools
+from modelserve.protocols.chat_answer import (
+    ChatChunk,
+    ChatCompletion,
+    Speech,
+    ToolReader,
+    chat_choices,
+    chunk_choices,
+)
+from modelserve.protocols.chat_messages import Message, Tool, ToolChoice, messages, tools
 from modelserve.protocols.exchange import Chunks, Exchange, Reply, encode
 from modelserve.protocols.generation import Meter, asks, generative, writing, written
 from modelserve.protocols.logprobs import TOKEN_BYTES
@@ -86,8 +94,8 @@ class _Asked:
     sampling: Sampling
     n: int
     tools: list[dict[str, Any]] | None
-    tool_choice: str
-    """none, auto, required, or the name of a function."""
+    tool_choice: str | dict[str, Any]
+    """none, auto, required, or OpenAI's object that names a function."""
     one_call: bool
     logprobs: bool
     skip_special_tokens: bool
@@ -133,6 +141,13 @@ def to_asked(body: ChatRequest) -> _Asked:
             "continue_final_message and add_generation_prompt are both true; a template does one of them.",
             param="continue_final_message",
         )
+    wanted = sampling(body, max_tokens=_max_tokens(body), logprobs=_logprobs(body))
+    if wanted.grammar is not None and told is not None:
+        raise InvalidRequest(
+            "A structure (response_format) and tools do not go together, unless tool_choice is none: a call has a "
+            "structure of its own.",
+            param="response_format",
+        )
     return _Asked(
         messages=given,
         template={
@@ -145,10 +160,10 @@ def to_asked(body: ChatRequest) -> _Asked:
             "continue_final_message": continues,
             "documents": body.documents,
         },
-        sampling=sampling(body, max_tokens=_max_tokens(body), logprobs=_logprobs(body)),
+        sampling=wanted,
         n=body.n or 1,
         tools=told,
-        tool_choice=choice.function.name if isinstance(choice, NamedTool) else choice,
+        tool_choice=msgspec.to_builtins(choice),
         one_call=body.parallel_tool_calls is False,
         logprobs=bool(body.logprobs),
         skip_special_tokens=body.skip_special_tokens is not False,
@@ -180,21 +195,37 @@ def _logprobs(body: ChatRequest) -> int | None:
 
 async def _request(exchange: Exchange, model: Model, asked: _Asked) -> GenerateRequest:
     """The messages as a prompt. Raises InvalidRequest where the template cannot be applied to them."""
+    reader = _reader(model, asked)
     prompt = await model.chat_prompt(asked.messages, **asked.template)
     return GenerateRequest(
         model_name=model.name,
         prompts=[prompt],
-        sampling=asked.sampling,
+        sampling=asked.sampling if reader is None else replace(asked.sampling, grammar=reader.grammar),
         n=asked.n,
         special_tokens=False,
-        skip_special_tokens=asked.skip_special_tokens,
+        # Special tokens mark the calls of many models.
+        skip_special_tokens=asked.skip_special_tokens and reader is None,
         id=exchange.id,
         api="openai",
     )
 
 
+def _reader(model: Model, asked: _Asked) -> ToolReader | None:
+    """A new reader of a choice's text, None where the model was told of no tools. Raises InvalidRequest."""
+    if asked.tools is None:
+        return None
+    find: Callable[..., ToolReader | None] | None = getattr(model, "tool_reader", None)
+    reader = find(asked.tools, asked.tool_choice) if find is not None else None
+    if reader is None:
+        raise InvalidRequest(
+            f"How model {model.name} writes tool calls is not known; --tool_call_parser says it at the start.",
+            param="tools",
+        )
+    return reader
+
+
 def _speech(model: Model, asked: _Asked) -> Speech:
-    return Speech(None, one_call=asked.one_call)
+    return Speech(_reader(model, asked), one_call=asked.one_call)
 
 
 async def _chunks(exchange: Exchange, model: Model, body: ChatRequest, asked: _Asked) -> Chunks:

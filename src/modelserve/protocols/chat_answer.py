@@ -6,29 +6,54 @@ A stream says the role once for each choice, in its first delta, and the finish_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from modelserve.generation import Choice, Finish, Piece
+from modelserve.generation import Choice, Finish, Grammar, Piece
 from modelserve.protocols.logprobs import ChatLogprobs, chat_logprobs
 from modelserve.protocols.usage import Usage
 
 ChatFinish = Literal["stop", "length", "tool_calls"]
 
 
-class Delta(msgspec.Struct, frozen=True):
-    content: str = ""
+class Delta(Protocol):
+    """What a piece of text turned out to be: content, or with `call` (its number) the beginning of a call, which has
+    its id and name, or more of its arguments."""
+
+    @property
+    def content(self) -> str: ...
+    @property
+    def call(self) -> int | None: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> str: ...
+
+
+class ToolReader(Protocol):
+    """Finds the calls in one choice's text."""
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the text must be, where a call is required."""
+
+    def feed(self, text: str) -> Sequence[Delta]: ...
+    def end(self) -> Sequence[Delta]:
+        """What was held back to be understood."""
+
+
+class Words(NamedTuple):
+    """Content, as a Delta."""
+
+    content: str
     call: int | None = None
     id: str = ""
     name: str = ""
     arguments: str = ""
-
-
-class ToolReader(Protocol):
-    def feed(self, text: str) -> list[Delta]: ...
-    def end(self) -> list[Delta]: ...
 
 
 class WrittenFunction(msgspec.Struct):
@@ -122,11 +147,9 @@ class Speech:
 
     def feed(self, text: str, *, last: bool) -> list[Delta]:
         if self._reader is None:
-            return [Delta(content=text)] if text else []
-        deltas = self._reader.feed(text) if text else []
-        if last:
-            deltas = [*deltas, *self._reader.end()]
-        deltas = [delta for delta in deltas if delta.call is None or delta.call == 0 or not self._one_call]
+            return [Words(text)] if text else []
+        found = [*(self._reader.feed(text) if text else ()), *(self._reader.end() if last else ())]
+        deltas = [delta for delta in found if delta.call is None or delta.call == 0 or not self._one_call]
         self.calls += sum(bool(delta.name) for delta in deltas)
         return deltas
 

@@ -97,7 +97,8 @@ def to_request(body: dict[str, Any], model: Model, id: str, *, stream: bool) -> 
         if unknown := parameters.keys() - _PARAMETERS:
             name = min(unknown)[:80]
             raise InvalidRequest(f"{name} is no parameter that is known here.", param=name)
-        own, params = (msgspec.convert(parameters, kind, strict=False) for kind in (Own, Params))
+        own = msgspec.convert(parameters, Own, strict=False)
+        params = msgspec.convert(parameters, Params, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(error) from error
     if own.stream is not None and own.stream != stream:
