@@ -261,6 +261,7 @@ async def test_logprobs_are_lists_of_equal_length() -> None:
         ],
         "text_offset": [0, 3, 7, 7],
     }
+    assert list(choice["logprobs"]["top_logprobs"][1]) == [" dog", " cat"]
     assert author.asked[0].echo
     assert author.asked[0].sampling.prompt_logprobs
 

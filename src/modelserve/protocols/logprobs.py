@@ -57,9 +57,12 @@ def text_logprobs(tokens: Sequence[WrittenToken]) -> TextLogprobs:
 
 
 def _top(token: WrittenToken) -> dict[str, float]:
-    """Of two tokens with the same text the likelier one counts, as the chosen one does before both."""
-    likely = {text: _finite(logprob) for text, _, logprob in reversed(token.top)}
-    return likely | {token.text: _finite(token.logprob)}
+    """The likeliest first. Of two tokens with the same text the likelier one counts, and before both the chosen one."""
+    likely: dict[str, float] = {}
+    for text, _, logprob in token.top:
+        likely.setdefault(text, _finite(logprob))
+    likely[token.text] = _finite(token.logprob)
+    return likely
 
 
 def chat_logprobs(tokens: Iterable[WrittenToken]) -> ChatLogprobs:
