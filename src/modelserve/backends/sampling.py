@@ -32,7 +32,7 @@ class Row:
     """What choosing must know of one sequence: its wishes, its random numbers and what it has generated."""
 
     __slots__ = ("_counts", "_ids", "_place", "_random", "bias", "ends", "filtered", "finish", "generated", "greedy",
-                 "penalised", "sequence")  # fmt: skip
+                 "least", "penalised", "sequence")  # fmt: skip
 
     def __init__(self, sequence: Sequence, vocabulary: int) -> None:
         sampling = sequence.sampling
@@ -46,6 +46,8 @@ class Row:
             np.array([*sampling.logit_bias.values()], np.float32),
         )
         self.ends = np.array([token for token in sequence.end_ids if token < vocabulary], np.int64)
+        self.least = sampling.min_tokens
+        """Before so many the end tokens are not chosen; an engine may know of more than the caller asked for."""
         self.generated = 0
         self.finish: Finish | None = None
         """Why nothing follows the last token; None while something may."""
@@ -226,7 +228,7 @@ class Sampler:
 def _must_go_on(row: Row) -> bool:
     """Too short to end, unless its grammar lets nothing else follow."""
     constraint = row.sequence.constraint
-    return row.generated < row.sequence.sampling.min_tokens and not (constraint is not None and constraint.complete)
+    return row.generated < row.least and not (constraint is not None and constraint.complete)
 
 
 def _allowed(row: Row, width: int) -> np.ndarray[Any, Any]:
