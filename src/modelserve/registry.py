@@ -31,6 +31,7 @@ PROTOCOLS: dict[str, str] = {
     "v2": "modelserve.protocols.v2:routes",
     "openai": "modelserve.protocols.openai:routes",
     "health": "modelserve.protocols.health:routes",
+    "v2_generate": "modelserve.protocols.v2_generate:routes",
     "docs": "modelserve.protocols.docs:routes",
 }
 

@@ -27,6 +27,7 @@ _ARCHITECTURES: tuple[tuple[str, str], ...] = (
     ("ForConditionalGeneration", "text2text_generation"),
     ("ForSeq2SeqLM", "text2text_generation"),
     ("T5WithLMHeadModel", "text2text_generation"),
+    ("MTModel", "text2text_generation"),  # MarianMTModel
     ("LMHeadModel", "text_generation"),
     ("Model", "text_embedding"),
 )
