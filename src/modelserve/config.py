@@ -221,7 +221,7 @@ class Config:
         None,
         "How the model writes tool calls; found from its chat template when not given.",
         group=_G,
-        choices=("hermes", "llama3_json", "pythonic", "mistral"),
+        choices=("hermes", "llama3_json", "pythonic", "mistral", "deepseek"),
         source="vllm",
     )
     # Server

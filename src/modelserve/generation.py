@@ -72,6 +72,8 @@ class GenerateRequest:
     model_name: str
     prompts: list[str | list[int]]
     sampling: Sampling = Sampling()
+    usual_tokens: int | None = None
+    """Most tokens where `sampling.max_tokens` says nothing, as far as the context has them; None for all it has."""
     n: int = 1
     """Texts per prompt; number j of prompt i is choice i * n + j."""
     echo: bool = False

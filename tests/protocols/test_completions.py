@@ -62,7 +62,7 @@ async def test_a_completion_has_openais_shape(path: str) -> None:
     (asked,) = author.asked
     assert (asked.prompts, asked.n, asked.echo, asked.api) == (["The capital of France"], 1, False, "openai")
     assert asked.special_tokens is asked.skip_special_tokens is True
-    assert asked.sampling == Sampling(max_tokens=16)
+    assert (asked.sampling, asked.usual_tokens) == (Sampling(), 16)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,6 @@ async def test_every_field_reaches_the_sampling() -> None:
         ("max_tokens", -1),
         ("max_tokens", 0),
         ("max_tokens", 1.5),
-        ("min_tokens", 17),
         ("seed", 2**63),
         ("stop", ""),
         ("stop", ["a", ""]),
@@ -401,3 +400,9 @@ async def test_embeddings_and_rerank_of_a_model_that_writes_are_refused() -> Non
         "Model m does not support Embeddings API; its task is text_generation."
     )
     assert "its task is text_generation" in reranking.json()["error"]["message"]
+
+
+async def test_at_least_as_many_as_at_most_is_no_wish() -> None:
+    answer = await complete(Author(), PATH, prompt="x", min_tokens=17, max_tokens=16)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "min_tokens"

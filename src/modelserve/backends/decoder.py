@@ -257,7 +257,7 @@ class Decoder:
                     slot = places[i] if i in places else places.setdefault(i, slots.take())
                     step.append((i, Piece(slot, done[i], text.ids[done[i] : done[i] + n], n)))
             logits = self._step(slots, [piece for _, piece in step])
-            for (i, piece), part in zip(step, logits.split([piece.keep for _, piece in step]), strict=True):
+            for (i, piece), part in zip(step, torch.split(logits, [piece.keep for _, piece in step]), strict=True):
                 parts[i].append(part)
                 done[i] += piece.keep
                 if done[i] == len(texts[i].ids):
@@ -270,7 +270,8 @@ class Decoder:
 
     @property
     def _kv_dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     def _row(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, device=self.device)[None]

@@ -293,8 +293,8 @@ def _interface(
     layer: Any = getattr(module, "layer_idx", None)
     if not isinstance(layer, int):
         raise NotFlat("its attention does not say which layer it is of")
-    rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-    return attend(layer, *rows, window, scaling, softcap, s_aux).unsqueeze(0), None  # type: ignore[arg-type]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(layer, q, k, v, window, scaling, softcap, s_aux).unsqueeze(0), None
 
 
 def _mask(*args: Any, local_size: int | None = None, use_vmap: bool = False, **kwargs: Any) -> Band:

@@ -6,7 +6,6 @@ text. Runs on the event loop; large bodies are read and written on a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -214,8 +213,7 @@ def _reader(model: Model, asked: _Asked) -> ToolReader | None:
     """A new reader of a choice's text, None where the model was told of no tools. Raises InvalidRequest."""
     if asked.tools is None:
         return None
-    find: Callable[..., ToolReader | None] | None = getattr(model, "tool_reader", None)
-    reader = find(asked.tools, asked.tool_choice) if find is not None else None
+    reader = model.tool_reader(asked.tools, asked.tool_choice)
     if reader is None:
         raise InvalidRequest(
             f"How model {model.name} writes tool calls is not known; --tool_call_parser says it at the start.",

@@ -113,15 +113,15 @@ def to_request(asked: CompletionRequest, model_name: str, id: str) -> GenerateRe
         )
     if asked.best_of is not None and asked.best_of != n:
         raise InvalidRequest(f"best_of is {asked.best_of} and n is {n}; every text is given here.", param="best_of")
-    max_tokens = _MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
-    if max_tokens == 0 and not echo:
+    if asked.max_tokens == 0 and not echo:
         raise InvalidRequest("max_tokens is 0, which leaves no text unless echo is true.", param="max_tokens")
-    scores = echo and (asked.logprobs is not None or max_tokens == 0)
+    scores = echo and (asked.logprobs is not None or asked.max_tokens == 0)
     logprobs = 0 if scores and asked.logprobs is None else asked.logprobs
     return GenerateRequest(
         model_name=model_name,
         prompts=prompts(asked.prompt),
-        sampling=sampling(asked, max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=scores),
+        sampling=sampling(asked, max_tokens=asked.max_tokens, logprobs=logprobs, prompt_logprobs=scores),
+        usual_tokens=_MAX_TOKENS,
         n=n,
         echo=echo,
         special_tokens=asked.add_special_tokens is not False,

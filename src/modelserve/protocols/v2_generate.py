@@ -21,6 +21,7 @@ from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.patience import patience
 from modelserve.protocols.sse import event
 from modelserve.protocols.v2_infer import VERSION
+from modelserve.runtime.asked import USUAL_TOKENS, sampling_of
 from modelserve.runtime.model import Model
 from modelserve.types import Params
 
@@ -87,9 +88,6 @@ async def _asked(exchange: Exchange, *, stream: bool) -> tuple[Model, GenerateRe
 
 def to_request(body: dict[str, Any], model: Model, id: str, *, stream: bool) -> GenerateRequest:
     """Raises InvalidRequest."""
-    # Here, because the port is open long before a model is loaded, and this brings the tokenizer's libraries along.
-    from modelserve.runtime.writing import sampling_of
-
     beside = {name: value for name, value in body.items() if name not in _FIELDS}
     try:
         asked = msgspec.convert(body, GenerateV2)
@@ -108,6 +106,7 @@ def to_request(body: dict[str, Any], model: Model, id: str, *, stream: bool) -> 
         model_name=model.name,
         prompts=[asked.text_input],
         sampling=sampling_of(params, model.task_name or ""),
+        usual_tokens=USUAL_TOKENS,
         echo=own.exclude_input_in_output is False,
         id=asked.id or id,
         api="v2",

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelserve.config import Config
 from modelserve.errors import InferenceFailed, ModelServeError
@@ -18,7 +18,10 @@ from modelserve.runtime import metrics
 from modelserve.runtime.batcher import Batcher, Reply
 from modelserve.runtime.modality import Loaded
 from modelserve.runtime.pool import Pool
-from modelserve.types import InferRequest, InferResponse, Output, TensorSpec
+from modelserve.types import InferRequest, InferResponse, ModelInfo, Output, TensorSpec
+
+if TYPE_CHECKING:
+    from modelserve.runtime.writing import Writing
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,8 @@ log = logging.getLogger(__name__)
 class Batched:
     """Fulfils runtime/service.py's Service."""
 
-    writing = None
+    info: ModelInfo | None
+    writing: Writing | None = None
 
     def __init__(self, loaded: Loaded, config: Config) -> None:
         self.modality = loaded.modality

@@ -62,7 +62,6 @@ class Generation:
         self._open = 0
         self._started = time.monotonic()
         self._first = 0.0
-        self._last = 0.0
 
     @property
     def response(self) -> InferResponse:
@@ -99,6 +98,11 @@ class Generation:
         self._choices = choices
         self._open = len(choices)
 
+    def began(self) -> None:
+        """From the engine's thread: a choice has its first token."""
+        if not self._first:
+            self._first = time.monotonic()
+
     def post(self, piece: Piece | ModelServeError) -> None:
         """From any thread."""
         try:
@@ -108,11 +112,8 @@ class Generation:
 
     def _arrived(self, piece: Piece | ModelServeError) -> None:
         now = time.monotonic()
-        if not self._first:
-            self._first = now
-            self.timings.queue_s = now - self._started
-        self._last = now
-        self.timings.inference_s = now - self._first
+        first = self._first or now
+        self.timings.queue_s, self.timings.inference_s = first - self._started, now - first
         self._pieces.put_nowait(piece)
 
 
@@ -146,6 +147,8 @@ class _Choice:
         self._held.append(Written("", tuple(written_prompt(self._vocabulary, tokens))))
 
     def put(self, token: Token) -> bool:
+        if not self._count:
+            self._generation.began()
         self._count += 1
         self._metered().token()
         written = self._writer.put(token, silent=token.id in self.sequence.end_ids)
@@ -306,7 +309,7 @@ class Generator:
         compiled = self._grammars.compile(grammar) if grammar is not None else None
         choices: list[_Choice] = []
         for prompt in prompts:
-            limit = self._max_tokens(len(prompt), request.sampling)
+            limit = self._max_tokens(len(prompt), request)
             for _ in range(request.n):
                 constraint = compiled() if compiled is not None else None
                 choices.append(self._choice(generation, len(choices), prompt, limit, constraint))
@@ -348,11 +351,11 @@ class Generator:
                 return self.tokenizer([prompt], _WHOLE)[0].ids
         return self.tokenizer([TokenIds(prompt)], _WHOLE)[0].ids
 
-    def _max_tokens(self, prompt: int, sampling: Sampling) -> int:
+    def _max_tokens(self, prompt: int, request: GenerateRequest) -> int:
         """How many tokens this prompt may be answered with. Raises InvalidRequest when the context has not so many."""
         limits = self.engine.limits
         left = limits.context_length - (0 if limits.encoder_decoder else prompt)
-        wanted = sampling.max_tokens
+        wanted = request.sampling.max_tokens
         if prompt > limits.context_length or left < (1 if wanted is None else wanted):
             asked = "" if wanted is None else f" and {wanted} are asked for in the answer (max_tokens)"
             raise InvalidRequest(
@@ -360,4 +363,4 @@ class Generator:
                 f"{' for each of them' if limits.encoder_decoder else ' for both'}.",
                 param="max_tokens" if wanted is not None and prompt < limits.context_length else "prompt",
             )
-        return left if wanted is None else wanted
+        return min(left, request.usual_tokens or left) if wanted is None else wanted

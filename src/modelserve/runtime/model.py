@@ -23,6 +23,7 @@ from modelserve.types import InferRequest, InferResponse, ModelInfo, Takes, Tens
 
 if TYPE_CHECKING:
     from modelserve.runtime.generator import Generation
+    from modelserve.runtime.tools.calls import ToolReader
     from modelserve.runtime.writing import Writing
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,13 @@ class Model:
         Raises InvalidRequest.
         """
         return await self._writing().chat_prompt(messages, **options)
+
+    def tool_reader(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> ToolReader | None:
+        """What reads the tool calls of one text; None where how the model writes them is not known.
+
+        Raises InvalidRequest.
+        """
+        return self._writing().tool_reader(tools, choice)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special tokens not counted."""

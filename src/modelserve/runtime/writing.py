@@ -12,16 +12,19 @@ from typing import Any, TypeVar
 
 from modelserve.config import Config
 from modelserve.errors import InferenceFailed, InvalidRequest, ModelServeError
-from modelserve.generation import Generated, GenerateRequest, Sampling
+from modelserve.generation import Generated, GenerateRequest
 from modelserve.runtime import metrics
+from modelserve.runtime.asked import USUAL_TOKENS, sampling_of
 from modelserve.runtime.chat import Chat
 from modelserve.runtime.generator import Generation, Generator
 from modelserve.runtime.pool import Pool
+from modelserve.runtime.tools.calls import ToolReader
+from modelserve.runtime.tools.formats import detect
+from modelserve.runtime.tools.formats import reader as tool_reader
 from modelserve.types import (
     InferRequest,
     InferResponse,
     ModelInfo,
-    Params,
     Takes,
     Tensor,
     TensorSpec,
@@ -30,15 +33,6 @@ from modelserve.types import (
 )
 
 T = TypeVar("T")
-
-_SAMPLING = (
-    "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
-    "repetition_penalty",
-)  # fmt: skip
-"""Request parameters that are fields of Sampling."""
-_KNOWN = frozenset({*_SAMPLING, "max_tokens", "max_new_tokens", "stop"})
-_MAX_TOKENS = 256
-"""Of V1's and V2's answers where the request does not say: as transformers' pipeline."""
 
 
 class Writing:
@@ -56,6 +50,7 @@ class Writing:
         self.generator = generator
         self.chat = chat
         self._config = config
+        self._tool_format = config.tool_call_parser or detect(chat.template)
         self._info = info
         self._pool = Pool("modelserve-prompts", 2)
         self._predict_seconds = metrics.predict_seconds.labels(config.model_name)
@@ -70,6 +65,13 @@ class Writing:
 
     async def chat_prompt(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         return await self.prepare(lambda: self.chat.ids(messages, **options))
+
+    def tool_reader(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> ToolReader | None:
+        """A new reader of one text's tool calls; None where how the model writes them is not known.
+
+        choice: auto, required, or OpenAI's object that names one. Raises InvalidRequest.
+        """
+        return tool_reader(self._tool_format, tools, choice)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         if not isinstance(request.instances, list):
@@ -87,6 +89,7 @@ class Writing:
             model_name=request.model_name,
             prompts=prompts,
             sampling=sampling_of(request.params, self.task_name),
+            usual_tokens=USUAL_TOKENS,
             id=request.id,
             api=request.api,
         )
@@ -163,41 +166,3 @@ class Writing:
 
     def free(self) -> None:
         """The engine's `close` has waited for its step."""
-
-
-def sampling_of(params: Params, task: str) -> Sampling:
-    """V1's and V2's request parameters. Greedy where nothing is said, as transformers' `generate`.
-
-    Raises InvalidRequest for a value out of its range and for a parameter that means nothing to the task.
-    """
-    given = {name: value for name in params.__struct_fields__ if (value := getattr(params, name)) is not None}
-    for name in given:
-        if name not in _KNOWN:
-            raise InvalidRequest(f"{name} means nothing to the task {task}", param=name)
-    fields = {name: given[name] for name in _SAMPLING if name in given}
-    stop = given.get("stop", ())
-    return checked(
-        Sampling(
-            **{"temperature": 0.0, **fields},
-            max_tokens=given.get("max_tokens", given.get("max_new_tokens", _MAX_TOKENS)),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        )
-    )
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "max_tokens": (1, 2**31), "min_tokens": (0, 2**31), "temperature": (0, 2), "top_p": (0, 1), "top_k": (-1, 2**31),
-    "min_p": (0, 1), "seed": (-(2**63), 2**63 - 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
-    "repetition_penalty": (1e-6, 1e6),
-}  # fmt: skip
-
-
-def checked(sampling: Sampling) -> Sampling:
-    """It. Raises InvalidRequest for a value out of its range."""
-    for name, (low, high) in _RANGES.items():
-        value = getattr(sampling, name)
-        if value is not None and not low <= value <= high:
-            raise InvalidRequest(f"{name} is {value}; it must be between {low:g} and {high:g}", param=name)
-    if any(not stop for stop in sampling.stop):
-        raise InvalidRequest("stop has an empty text, which would end everything at once", param="stop")
-    return sampling
