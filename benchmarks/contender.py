@@ -43,7 +43,7 @@ class Measure:
     p99_ms: float
     tokens_per_cpu_s: float
     cores: float
-    """CPU seconds of the contender per second."""
+    """CPU seconds of the contender per second, until the last answer."""
     client_cores: float
     """CPU seconds of the load generator per second."""
 
@@ -180,14 +180,14 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 
 def _measured(name: str, result: Mapping[str, Any], answered: int, cpu: float, client_cpu: float) -> Measure:
-    lengths, seconds, latencies = _lengths(name), result["seconds"], result["latencies_ms"]
+    lengths, lasted, latencies = _lengths(name), result["lasted_s"], result["latencies_ms"]
     return Measure(
-        requests_per_s=answered / seconds,
+        requests_per_s=answered / result["seconds"],
         p50_ms=percentile(latencies, 0.5),
         p99_ms=percentile(latencies, 0.99),
         tokens_per_cpu_s=sum(lengths[i] for i in result["indexes"]) / cpu,
-        cores=cpu / seconds,
-        client_cores=client_cpu / seconds,
+        cores=cpu / lasted,
+        client_cores=client_cpu / lasted,
     )
 
 

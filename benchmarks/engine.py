@@ -23,7 +23,9 @@ from benchmarks import texts  # noqa: E402
 from modelserve.backends.base import Layout  # noqa: E402
 from modelserve.backends.huggingface import HuggingFaceBackend  # noqa: E402
 from modelserve.config import Config  # noqa: E402
-from modelserve.runtime.load import Loaded, load  # noqa: E402
+from modelserve.runtime.huggingface import load  # noqa: E402
+from modelserve.runtime.modality import Loaded  # noqa: E402
+from modelserve.runtime.texts import Texts  # noqa: E402
 from modelserve.types import Encoding, InferRequest  # noqa: E402
 
 
@@ -31,10 +33,13 @@ class Engine:
     """A loaded model and the texts that go through it."""
 
     def __init__(self) -> None:
-        self.loaded: Loaded = load(Config(model_dir=str(texts.model_dir())), lambda stage, fraction: None)
-        assert isinstance(self.loaded.backend, HuggingFaceBackend)
-        self.backend: HuggingFaceBackend = self.loaded.backend
-        self.reduce = self.loaded.modality.reduce
+        path = texts.model_dir()
+        loaded = load(Config(model_dir=str(path)), path, lambda stage, fraction: None)
+        assert isinstance(loaded, Loaded)
+        assert isinstance(loaded.modality, Texts)
+        assert isinstance(loaded.backend, HuggingFaceBackend)
+        self.modality, self.backend = loaded.modality, loaded.backend
+        self.reduce = loaded.modality.reduce
         self.verdict = self.backend.verdict
         self.sets = {name: texts.read(name) for name in texts.SETS}
 
@@ -62,7 +67,8 @@ class Engine:
             thread.start()
         for thread in threads:
             thread.join()
-        return {"seconds": time.perf_counter() - started, "latencies_ms": latencies, "indexes": indexes}
+        lasted = time.perf_counter() - started
+        return {"seconds": lasted, "lasted_s": lasted, "latencies_ms": latencies, "indexes": indexes}
 
     def embed(self, batch: list[str], alone: bool = True) -> list[Any]:
         """The vectors of the texts, in the order of their lengths."""
@@ -74,7 +80,7 @@ class Engine:
 
     def encode(self, batch: list[str]) -> list[Encoding]:
         """Tokenised, in order."""
-        return self.loaded.modality.preprocess(InferRequest("", list(batch)))
+        return self.modality.preprocess(InferRequest("", list(batch)))
 
     def cut(self, encodings: list[Encoding]) -> list[list[Encoding]]:
         """Neighbours in length, as many as the token budget holds: padded tokens when padded."""

@@ -35,6 +35,8 @@ class Load:
     """Status lines other than 200, and connections that broke."""
     client_cpu_s: float
     bytes_received: int
+    lasted_s: float
+    """From the first request until the last answer, which is what all the answers took."""
 
 
 class Connection:
@@ -121,7 +123,8 @@ def run(port: int, requests: list[bytes], connections: int, seconds: float, firs
             del open_[fileno]
             connection.socket.close()
     poll.close()
-    return Load(seconds, answered, latencies, indexes, errors, time.process_time() - cpu, received)
+    lasted = time.perf_counter() - started
+    return Load(seconds, answered, latencies, indexes, errors, time.process_time() - cpu, received, lasted)
 
 
 def main() -> None:
