@@ -10,6 +10,7 @@ from itertools import chain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from modelserve.generation import Token
 from modelserve.runtime.vocabulary import Vocabulary, WindowText
@@ -258,6 +259,17 @@ def test_a_window_says_the_same() -> None:
     ids = unigram().encode("".join(TEXT), add_special_tokens=False)
     window = WindowText(vocabulary("unigram"))
     assert "".join([*map(window.add, ids), window.end()]) == unigram().decode(ids)
+
+
+@given(st.lists(st.integers(0, 390), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_a_tokenizer_in_python(ids: list[int]) -> None:
+    """byt5's, whose tokens are bytes, and which does not decode rows of the network that are no tokens."""
+    loaded = ByT5Tokenizer()
+    known = [id for id in ids if id < len(loaded)]
+    words = Vocabulary(loaded)
+    assert not words.local
+    assert text(written(Writer(words, logprobs=True), ids)) == loaded.decode(known, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "suffixed"])

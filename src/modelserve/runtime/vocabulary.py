@@ -144,7 +144,7 @@ class WindowText:
 
     def __init__(self, vocabulary: Vocabulary, before: Sequence[int] = ()) -> None:
         self._vocabulary = vocabulary
-        self._ids = list(before[-_WINDOW:])
+        self._ids = [id for id in before[-_WINDOW:] if vocabulary.token(id) is not None]
         self._read = len(self._ids)
 
     @property
@@ -152,6 +152,8 @@ class WindowText:
         return self._read < len(self._ids)
 
     def add(self, id: int) -> str:
+        if self._vocabulary.token(id) is None:
+            return ""  # a row of the network that is no token; slow tokenizers do not decode it
         self._ids.append(id)
         return self._take(self._vocabulary.decode(self._ids), len(self._ids) - self._read > _WINDOW)
 
