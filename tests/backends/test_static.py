@@ -70,6 +70,15 @@ def ear(one: Sequence) -> Ear:
     return one.sink
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two teams of threads, the test's and the engine's, would wait for one another on every tiny matrix."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def load(architecture: str) -> Any:
     auto = transformers.AutoModelForSeq2SeqLM if architecture in ENCODER_DECODERS else transformers.AutoModelForCausalLM
     return auto.from_pretrained(tiny_generative(architecture)).eval()
@@ -137,6 +146,22 @@ def test_greedy_is_generate_alone_and_in_a_crowd(engine: StaticEngine, architect
 
 def test_padding_is_allowed_where_it_is_harmless(engine: StaticEngine) -> None:
     assert engine.describe()["layout"] == "padded", engine.describe()["layout_reason"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_padded_too(architecture: str, dtype: torch.dtype) -> None:
+    if (architecture, dtype) == ("mamba", torch.float16):  # its own forward overflows
+        with pytest.raises(LoadError, match="NaN"):
+            make(load(architecture).to(dtype))
+        return
+    engine = make(load(architecture).to(dtype))
+    try:
+        assert engine.describe()["layout"] == "padded", engine.describe()["layout_reason"]
+        assert engine.describe()["dtype"] == str(dtype).removeprefix("torch.")
+        endless = [sequence(prompt, max_tokens=9, end_ids=frozenset()) for prompt in PROMPTS]
+        assert [len(ids) for ids in run(engine, *endless)] == [9] * len(PROMPTS)
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bloom"], indirect=True)
@@ -473,12 +498,12 @@ def fake(change: Callable[[list[list[int]], torch.Tensor], torch.Tensor]) -> Cal
     ],
 )
 def test_the_layout_is_found(change: Any, layout: str) -> None:
-    assert find_layout(fake(change), 100, ALWAYS, 50)[0] == layout
+    assert find_layout(fake(change), 100, ALWAYS, 50, torch.float32)[0] == layout
 
 
 def test_weights_of_nan_are_refused() -> None:
     with pytest.raises(LoadError, match="NaN"):
-        find_layout(fake(lambda prompts, logits: logits * math.nan), 100, ALWAYS, 50)
+        find_layout(fake(lambda prompts, logits: logits * math.nan), 100, ALWAYS, 50, torch.float32)
 
 
 def test_a_model_that_sees_padding_is_batched_by_length(monkeypatch: pytest.MonkeyPatch) -> None:

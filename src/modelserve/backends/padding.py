@@ -37,10 +37,13 @@ class Bounds:
     """Rows times the longest prompt and answer: what the keys and values of the batch need."""
 
 
-def find_layout(logits: Logits, vocabulary: int, avoid: set[int], longest: int) -> tuple[Layout, str]:
+def find_layout(
+    logits: Logits, vocabulary: int, avoid: set[int], longest: int, dtype: torch.dtype
+) -> tuple[Layout, str]:
     """The best layout that gives texts the logits that they get alone, and why not a better one.
 
-    avoid: special tokens. longest: tokens of a prompt. Raises LoadError where texts alone fail or give NaN.
+    avoid: special tokens. longest: tokens of a prompt. dtype: what the model computes in. Raises LoadError where texts
+    alone fail or give NaN.
     """
     rng = random.Random(0)
     ids = [id for id in range(vocabulary) if id not in avoid][:30000] or [0]
@@ -52,7 +55,7 @@ def find_layout(logits: Logits, vocabulary: int, avoid: set[int], longest: int) 
     except Exception as error:  # whatever the architecture's code raises
         raise LoadError(f"the model cannot generate: {_line(error)}") from error
     if not all(torch.isfinite(row).all() for row in alone):
-        raise LoadError(f"the weights give NaN or infinite values in {alone[0].dtype}; try --dtype float32")
+        raise LoadError(f"the weights give NaN or infinite values in {dtype}; try --dtype float32")
     reasons = []
     candidates: tuple[tuple[Layout, list[int]], ...] = (("padded", [0, 1]), ("equal", [0, 2]))
     for layout, members in candidates:
@@ -64,7 +67,7 @@ def find_layout(logits: Logits, vocabulary: int, avoid: set[int], longest: int) 
             reasons.append(f"{layout}: {_line(error)}")
             continue
         off = max(_difference(row, alone[i]) for row, i in zip(together, members, strict=True))
-        if off <= TOLERANCE.get(alone[0].dtype, 1e-4):
+        if off <= TOLERANCE.get(dtype, 1e-4):
             return layout, "; ".join(reasons) or "each text got the logits that it gets alone"
         reasons.append(f"{layout}: logits differ by {off:.1e}")
     return "single", "; ".join(reasons)

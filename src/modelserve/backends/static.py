@@ -146,7 +146,7 @@ class StaticEngine:
         longest = max(1, self.limits.context_length - (0 if self._encoder else _Recorder.STEPS))
         self._model.generation_config = _plain(own, self._pad, _BEGINNING)
         with computing(self._device):
-            layout, reason = find_layout(self._probe, int(config.vocab_size), avoid, longest)
+            layout, reason = find_layout(self._probe, int(config.vocab_size), avoid, longest, self._dtype)
             vocabulary = self._probe([[0]]).shape[-1]
         self._model.generation_config = _plain(own, self._pad, _BEGINNING + _WORDS)
         return vocabulary, layout, reason
