@@ -24,6 +24,8 @@ SCHEMA = {
 }
 """So narrow that a model of random weights gets to its end."""
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
+ONE: Any = {"parallel_tool_calls": False, "max_tokens": 100}
+"""A model of random weights would go on calling."""
 TOOL: Any = {"type": "function", "function": {"name": "answer", "description": "Answer.", "parameters": SCHEMA}}
 
 
@@ -85,11 +87,11 @@ with openai.OpenAI(**OPTIONS) as client:
     usage: Any = {"stream_options": {"include_usage": True}}
     scored = complete(prompt=PROMPT, max_tokens=0, echo=True, logprobs=2, **GREEDY).choices[0]
     likely = chat(messages=MESSAGES, max_tokens=3, logprobs=True, top_logprobs=2, **GREEDY).choices[0]
-    required = chat(messages=MESSAGES, tools=[TOOL], tool_choice="required", max_tokens=100, **GREEDY).choices[0]
+    required = chat(messages=MESSAGES, tools=[TOOL], tool_choice="required", **ONE, **GREEDY).choices[0]
     named: Any = {"type": "function", "function": {"name": "answer"}}
-    forced = chat(messages=MESSAGES, tools=[TOOL], tool_choice=named, max_tokens=100, **GREEDY).choices[0]
+    forced = chat(messages=MESSAGES, tools=[TOOL], tool_choice=named, **ONE, **GREEDY).choices[0]
     with client.chat.completions.stream(
-        messages=MESSAGES, tools=[TOOL], tool_choice="required", max_tokens=100, **GREEDY
+        messages=MESSAGES, tools=[TOOL], tool_choice="required", **ONE, **GREEDY
     ) as stream:
         for _ in stream:
             pass

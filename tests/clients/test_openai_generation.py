@@ -1,4 +1,4 @@
-"""openai's client, in its own environment, against a real server of a tiny model that writes."""
+"""openai's client and langchain-openai, in their own environment, against a real server of a tiny model that writes."""
 
 from __future__ import annotations
 
@@ -112,6 +112,18 @@ def test_errors_are_its_own_classes(answers: Any) -> None:
     assert (answers["temperature"]["class"], answers["temperature"]["param"]) == ("BadRequestError", "temperature")
     assert (answers["unknown"]["class"], answers["unknown"]["code"]) == ("NotFoundError", "model_not_found")
     assert "does not support Embeddings API" in answers["embeddings"]["message"]
+
+
+def test_langchain_is_answered_alike(server: Server, answers: Any) -> None:
+    told = ask("openai", "ask_langchain.py", f"{server.url}/openai/v1", "m", PROMPT)
+    assert told["invoke"] == "".join(told["pieces"]) == answers["chat"]["text"]
+    assert len(told["pieces"]) > 2
+    assert told["completion"] == answers["completion"]["text"]
+    assert told["finish"] == answers["chat"]["finish"]
+    prompt, completion, total = answers["chat"]["usage"]
+    (streamed,) = told["stream_usage"]
+    for counts in (told["usage"], streamed):
+        assert (counts["input_tokens"], counts["output_tokens"], counts["total_tokens"]) == (prompt, completion, total)
 
 
 def test_nothing_is_left_running(server: Server, answers: Any) -> None:

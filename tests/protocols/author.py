@@ -118,9 +118,13 @@ class Author(StandIn):
     writings: list[Writing] = field(default_factory=list)
     calls: bool = True
     choices: list[Any] = field(default_factory=list)
+    one_calls: list[bool] = field(default_factory=list)
 
-    def tool_reader(self, tools: list[dict[str, Any]], tool_choice: str | dict[str, Any]) -> Calls | None:
+    def tool_reader(
+        self, tools: list[dict[str, Any]], tool_choice: str | dict[str, Any], *, one_call: bool = False
+    ) -> Calls | None:
         self.choices.append(tool_choice)
+        self.one_calls.append(one_call)
         return Calls(None if tool_choice == "auto" else Grammar("json_object")) if self.calls else None
 
     async def generate(self, request: GenerateRequest) -> Writing:

@@ -381,9 +381,11 @@ async def test_calls_are_streamed() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_one_call_at_most(stream: bool) -> None:
-    answer = await ask(calling(*CALLS), tools=[WEATHER], parallel_tool_calls=False, stream=stream)
+    author = calling(*CALLS)
+    answer = await ask(author, tools=[WEATHER], parallel_tool_calls=False, stream=stream)
     assert "weather" in answer.text
     assert "now" not in answer.text
+    assert set(author.one_calls) == {True}
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])

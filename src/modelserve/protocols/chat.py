@@ -213,7 +213,7 @@ def _reader(model: Model, asked: _Asked) -> ToolReader | None:
     """A new reader of a choice's text, None where the model was told of no tools. Raises InvalidRequest."""
     if asked.tools is None:
         return None
-    reader = model.tool_reader(asked.tools, asked.tool_choice)
+    reader = model.tool_reader(asked.tools, asked.tool_choice, one_call=asked.one_call)
     if reader is None:
         raise InvalidRequest(
             f"How model {model.name} writes tool calls is not known; --tool_call_parser says it at the start.",

@@ -145,12 +145,14 @@ class Model:
         """
         return await self._writing().chat_prompt(messages, **options)
 
-    def tool_reader(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> ToolReader | None:
+    def tool_reader(
+        self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, one_call: bool = False
+    ) -> ToolReader | None:
         """What reads the tool calls of one text; None where how the model writes them is not known.
 
         Raises InvalidRequest.
         """
-        return self._writing().tool_reader(tools, choice)
+        return self._writing().tool_reader(tools, choice, one_call=one_call)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special tokens not counted."""

@@ -66,12 +66,15 @@ class Writing:
     async def chat_prompt(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
         return await self.prepare(lambda: self.chat.ids(messages, **options))
 
-    def tool_reader(self, tools: list[dict[str, Any]], choice: str | dict[str, Any]) -> ToolReader | None:
+    def tool_reader(
+        self, tools: list[dict[str, Any]], choice: str | dict[str, Any], *, one_call: bool = False
+    ) -> ToolReader | None:
         """A new reader of one text's tool calls; None where how the model writes them is not known.
 
-        choice: auto, required, or OpenAI's object that names one. Raises InvalidRequest.
+        choice: auto, required, or OpenAI's object that names one. one_call: where calls are required, one is. Raises
+        InvalidRequest.
         """
-        return tool_reader(self._tool_format, tools, choice)
+        return tool_reader(self._tool_format, tools, choice, one_call=one_call)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         if not isinstance(request.instances, list):

@@ -53,6 +53,15 @@ def written(kind: str, found: Forced, seed: int) -> list[Delta]:
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "unigram"])
+def test_one_call_where_no_more_are_heard(kind: str) -> None:
+    """Some model would write sixteen, and be cut off before the list is whole."""
+    for seed in range(6):
+        found = reader("hermes", TOOLS, "required", one_call=True)
+        assert isinstance(found, Forced)
+        assert {delta.call for delta in written(kind, found, seed)} == {0}
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "unigram"])
 def test_any_of_the_tools(kind: str) -> None:
     names = set()
     for seed in range(12):

@@ -23,9 +23,13 @@ _MOST = 16
 class Forced:
     """Fulfils calls.ToolReader: the text is one JSON value, read when it is whole. What is cut off is content."""
 
-    def __init__(self, tools: Sequence[Tool], name: str | None, *, make_id: Callable[[], str] = new_id) -> None:
-        """name: the function to call; None for any of the tools."""
-        self.grammar: Grammar | None = grammar(tools, name)
+    def __init__(
+        self, tools: Sequence[Tool], name: str | None, *, one_call: bool = False, make_id: Callable[[], str] = new_id
+    ) -> None:
+        """name: the function to call; None for any of the tools. one_call: a list of them has one, since nobody hears
+        of more and a list that is cut off is no call at all.
+        """
+        self.grammar: Grammar | None = grammar(tools, name, 1 if one_call else _MOST)
         self._name = name
         self._make_id = make_id
         self._text = ""
@@ -46,8 +50,8 @@ class Forced:
         return deltas
 
 
-def grammar(tools: Sequence[Tool], name: str | None) -> Grammar:
-    """What the text must be."""
+def grammar(tools: Sequence[Tool], name: str | None, most: int = _MOST) -> Grammar:
+    """What the text must be. most: calls in a list."""
     functions = [tool["function"] for tool in tools]
     if name is not None:
         one = next(function for function in functions if function["name"] == name)
@@ -68,7 +72,7 @@ def grammar(tools: Sequence[Tool], name: str | None) -> Grammar:
                 "additionalProperties": False,
             }
         )
-    schema = {"type": "array", "minItems": 1, "maxItems": _MOST, "items": {"anyOf": calls}}
+    schema = {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": calls}}
     return Grammar("json_schema", json.dumps(schema | {where: each for where, each in definitions.items() if each}))
 
 

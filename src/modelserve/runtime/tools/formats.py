@@ -42,16 +42,18 @@ def detect(template: str | None) -> str | None:
     return next((name for sign, name in _SIGNS if template and sign in template), None)
 
 
-def reader(name: str | None, tools: Sequence[Tool], choice: str | dict[str, Any] = "auto") -> ToolReader | None:
+def reader(
+    name: str | None, tools: Sequence[Tool], choice: str | dict[str, Any] = "auto", *, one_call: bool = False
+) -> ToolReader | None:
     """A new reader of one choice's text.
 
-    name: the format. choice: auto, required, or {"type": "function", "function": {"name": …}}, one of the tools. None
-    where the format has to be known and is not.
+    name: the format. choice: auto, required, or {"type": "function", "function": {"name": …}}, one of the tools.
+    one_call: where calls are required, one is. None where the format has to be known and is not.
     """
     make_id = short_id if name == "mistral" else new_id
     if choice != "auto":
         named = choice["function"]["name"] if isinstance(choice, dict) else None
-        return Forced(tools, named, make_id=make_id)
+        return Forced(tools, named, one_call=one_call, make_id=make_id)
     if name is None:
         return None
     functions = [tool["function"] for tool in tools]
