@@ -9,6 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests.blocks import LANGUAGES, ROOT, Reader, blocks, difference
+from tests.generative import tiny_generative
 from tests.hub import Hub
 from tests.models import minilm, tiny
 
@@ -29,6 +30,7 @@ def hub_environment() -> Iterator[dict[str, str]]:
         ),
         "cross-encoder/ms-marco-MiniLM-L6-v2": tiny("bert", "sequence_classification", num_labels=1),
         "sentence-transformers/all-MiniLM-L6-v2": minilm(),
+        "HuggingFaceTB/SmolLM2-135M-Instruct": tiny_generative("llama"),
     }
     with Hub(models) as hub:
         yield hub.environment()

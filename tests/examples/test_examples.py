@@ -12,13 +12,14 @@ import pytest
 
 from examples.fill_mask import train as fill_mask
 from examples.sentiment import train as sentiment
+from examples.text_generation import train as dates
 from examples.token_classification import train as names
 from tests.blocks import LANGUAGES, ROOT, Block, Reader, blocks
 from tests.process import Server, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-EXAMPLES = ("fill_mask", "sentiment", "token_classification")
+EXAMPLES = ("fill_mask", "sentiment", "text_generation", "token_classification")
 BUILT = "build/examples"
 """Where the pages save their models; the tests save them in a folder of their own."""
 READ_AHEAD = 1
@@ -88,8 +89,9 @@ def test_training_prints_its_accuracy_and_saves_a_usual_directory(example: str, 
     assert float(accuracy[1]) >= 80
     directory = trained.folder / example
     config = json.loads((directory / "config.json").read_text())
-    assert config["architectures"][0].startswith("BertFor")
-    if example != "fill_mask":
+    kind = "LlamaForCausalLM" if example == "text_generation" else "BertFor"
+    assert config["architectures"][0].startswith(kind)
+    if example in ("sentiment", "token_classification"):
         assert all(not label.startswith("LABEL_") for label in config["id2label"].values())
     assert (directory / "model.safetensors").exists()
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
@@ -182,6 +184,30 @@ def test_token_classification_answers(served: Server) -> None:
         right += len(given & set(sentence.spans))
         total += len(given) + len(sentence.spans)
     assert 2 * right / total >= 0.8
+
+
+@pytest.mark.parametrize("served", ["text_generation"], indirect=True)
+def test_text_generation_answers(served: Server) -> None:
+    asked, told = "When is 2026-11-26?", "On the 26th of November 2026."
+    body = {"model": "m", "messages": [{"role": "user", "content": asked}], "temperature": 0}
+    answer = served.post("/v1/chat/completions", body)
+    assert answer.status_code == 200, answer.text
+    (choice,) = answer.json()["choices"]
+    assert choice["message"]["content"] == told
+    assert choice["finish_reason"] == "stop"
+
+    stream = served.post("/v1/chat/completions", body | {"stream": True}).text
+    *pieces, done = re.findall(r"^data: (.*)$", stream, re.MULTILINE)
+    assert done == "[DONE]"
+    events = [json.loads(piece) for piece in pieces]
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == told
+
+    assert v1(served, f"{asked}\n") == [told]
+    assert v2(served, f"{asked}\n", stop=" of")["data"] == ["On the 26th"]
+
+    _, held_out = dates.dates()
+    found = v1(served, *map(dates.question, held_out), max_tokens=48)
+    assert agreement(found, [dates.answer(day) for day in held_out]) >= 0.8
 
 
 def agreement(found: list[Any], right: list[Any]) -> float:
