@@ -31,6 +31,10 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
         # libgomp's threads would spin between the many small operations of a step and take the core of whoever wants
         # it: 5 tokens/s instead of 100 on a busy machine. Read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        # oneDNN compiles a product for each number of rows, and keeps 1024 of them in either cache: 400 MiB that a
+        # server of a tiny model grew by in a minute. Steps of up to 32 texts want some 160 of them.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+        os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
         from modelserve.runtime import generative
 
         return generative.load(config, files, info, task_name, at)
