@@ -303,6 +303,7 @@ def text(sampling: Sampling, seed: int, steps: int, company: list[Sequence], pla
     return tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SPECIAL)
 def test_the_same_seed_in_any_company(sampling: Sampling) -> None:
     company = [sequence(s, seed=100 + i) for i, s in enumerate(SPECIAL)]
