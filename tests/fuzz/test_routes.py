@@ -15,6 +15,7 @@ import pytest
 
 from tests.fuzz.memory import MIB, resident
 from tests.fuzz.routes import fuzz
+from tests.generative import tiny_generative
 from tests.models import tiny
 from tests.process import Server, serve
 
@@ -22,11 +23,18 @@ CASES = 500
 ASK = ("POST /v1/models/{model}:predict", "POST /v2/models/{model}/infer")
 RERANK = tuple(f"POST {prefix}/rerank" for prefix in ("/v1", "/v2", "/openai/v1", "/openai/v2"))
 CONTROL = tuple(f"POST /v2/repository/models/{{model}}/{verb}" for verb in ("load", "unload"))
+WRITE = (
+    "POST /v1/completions",
+    "POST /v1/chat/completions",
+    "POST /v2/models/{model}/generate",
+    "POST /v2/models/{model}/generate_stream",
+)
 CLASSES = ("truncation", "return_probabilities", "return_raw_logits", "return_labels")
 KNOWS = {
     "text_embedding": ("truncation", "normalize", "dimensions"),
     "sequence_classification": (*CLASSES, "top_k"),
     "token_classification": (*CLASSES, "return_offsets_mapping", "aggregation_strategy"),
+    "text_generation": ("max_tokens", "temperature", "seed", "stop"),
     "fill_mask": ("truncation", "return_probabilities", "return_raw_logits", "top_k", "targets"),
 }
 """The request parameters that mean something to a task."""
@@ -119,3 +127,14 @@ def test_rerank(pool: Executor) -> None:
 def test_model_control(pool: Executor) -> None:
     with serve("--model_dir", tiny("bert"), "--model_name=m", "--enable_model_control") as server:
         check(pool, server, "text_embedding", CONTROL, CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_text_generation(pool: Executor) -> None:
+    """Fewer, and short texts: one takes longer than a vector."""
+    model = tiny_generative("llama", max_position_embeddings=64)
+    with serve("--model_dir", model, "--model_name=m", "--task=text_generation") as server:
+        reports = check(pool, server, "text_generation", WRITE, CASES // 10)
+    for route, report in reports.items():
+        assert report.statuses[200] >= CASES / 100, f"{route}: next to nothing of it was answered"

@@ -18,6 +18,9 @@ import msgspec
 REQUEST_ERRORS = (400, 404, 408, 413, 415, 429, 503, 504)
 """What a route that reads a body and asks the model can answer besides 200."""
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
+_EVENT = {"schema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
+"""Of each event, not of the body: so OpenAPI 3.2 has it, and who reads 3.1 documents of streams."""
 _REF = "#/components/schemas/{name}"
 _HEADERS = {"x-request-id": {"$ref": "#/components/headers/x-request-id"}}
 
@@ -154,10 +157,16 @@ def _responses(operation: Operation, schema: dict[Any, Any]) -> Iterable[tuple[s
     if operation.answer is not None:
         content = _content(operation, schema[operation.answer], schema)
         if operation.stream:
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content[_EVENTS] = _EVENT
         yield "200", _response(200, content)
     elif operation.media:
-        yield "200", _response(200, {media: {"schema": {"type": "string"}} for media in operation.media})
+        yield (
+            "200",
+            _response(
+                200,
+                {media: _EVENT if media == _EVENTS else {"schema": {"type": "string"}} for media in operation.media},
+            ),
+        )
     if operation.not_ready is not None:
         yield "503", _response(503, {_JSON: {"schema": schema[operation.not_ready]}})
     for code in (*operation.errors, 500):

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _WHOLE = Params(truncation=False)
 _RETRY_AFTER_S = 5
+_PENALTY = 1000.0
+"""Logits are multiplied by it, and divided: with far more, or less, they would be no numbers."""
 
 Prepare = Callable[[Callable[[], list["_Choice"]]], Awaitable[list["_Choice"]]]
 """Runs something on a thread that prompts are prepared on."""
@@ -292,6 +294,12 @@ class Generator:
         for name in self.engine.limits.lacks:
             if getattr(sampling, name) != getattr(standard, name):
                 raise InvalidRequest(f"{name} is not supported by the backend that serves this model.", param=name)
+        if not 1 / _PENALTY <= sampling.repetition_penalty <= _PENALTY:
+            raise InvalidRequest(
+                f"repetition_penalty is {sampling.repetition_penalty:g}; it is a number from {1 / _PENALTY:g} to "
+                f"{_PENALTY:g}.",
+                param="repetition_penalty",
+            )
         rows = self.tokenizer.rows
         for id in (*sampling.logit_bias, *sampling.stop_token_ids):
             if not 0 <= id < rows:
