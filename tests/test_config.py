@@ -11,6 +11,7 @@ import pytest
 from modelserve import registry
 from modelserve.config import Config
 from modelserve.flags import PARAMETERS, Parameter, by_group
+from modelserve.runtime.heads import GENERATIVE
 from modelserve.vllm_flags import NAMES, OURS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +123,7 @@ def test_rows_make_sense(parameter: Parameter) -> None:
 
 
 def test_tasks_and_backends_are_those_of_the_registry() -> None:
-    assert set(BY_NAME["task"].choices) == set(registry.TASKS)
+    assert set(BY_NAME["task"].choices) == {*registry.TASKS, *GENERATIVE}
     assert set(BY_NAME["backend"].choices) == {"auto", *registry.BACKENDS}
 
 

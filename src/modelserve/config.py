@@ -61,6 +61,7 @@ def param(
 
 _PREDICTOR = "the remote predictor"
 _VLLM = "the vllm backend"
+_OPENVINO = "the openvino backend"
 _M, _S, _T, _G, _P, _L, _O = "Model", "Server", "Task", "Generation", "Performance", "Logging", "Known from KServe"
 
 
@@ -116,7 +117,7 @@ class Config:
         "What runs the forward passes.",
         group=_M,
         choices=("auto", "huggingface"),
-        later_choices={"vllm": _VLLM},
+        later_choices={"vllm": _VLLM, "openvino": _OPENVINO},
         source="kserve",
     )
     dtype: str | None = param(

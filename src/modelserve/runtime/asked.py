@@ -48,7 +48,7 @@ def checked(sampling: Sampling) -> Sampling:
     for name, (low, high) in _RANGES.items():
         value = getattr(sampling, name)
         if value is not None and not low <= value <= high:
-            raise InvalidRequest(f"{name} is {value}; it must be between {low:g} and {high:g}", param=name)
+            raise InvalidRequest(f"{name} is {value}; it must be between {low} and {high}", param=name)
     if any(not stop for stop in sampling.stop):
         raise InvalidRequest("stop has an empty text, which would end everything at once", param="stop")
     return sampling

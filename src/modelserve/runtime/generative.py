@@ -56,7 +56,8 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
     ).to(device)
     at("warm-up", 0.8)
     ends = _ends(model, tokenizer)
-    engine = _engine(config, model, task_name, info.max_length, ends)
+    engine, reason = _engine(config, model, task_name, info.max_length, ends)
+    log.info("engine: %s", reason)
     vocabulary = Vocabulary(tokenizer.loaded)
     generator = Generator(
         engine,
@@ -71,19 +72,21 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
         template=_template(config.chat_template),
         trust_request_template=config.trust_request_chat_template,
     )
-    return Writing(config, info, task_name, "huggingface", generator, chat)
+    return Writing(config, info, task_name, "huggingface", reason, generator, chat)
 
 
-def _engine(config: Config, model: Any, task_name: str, context: int, ends: frozenset[int]) -> Engine:
+def _engine(config: Config, model: Any, task_name: str, context: int, ends: frozenset[int]) -> tuple[Engine, str]:
+    """The engine, and which one it is and why."""
     running = config.max_num_seqs or MAX_RUNNING[model.device.type]
+    why = "an encoder-decoder"
     if task_name == "text_generation":
         try:
             decoder = Decoder(model)
         except NotFlat as reason:
-            log.warning("texts are generated in static batches, which is slower: %s", reason)
+            why = str(reason)
         else:
             memory = config.kv_cache_memory_bytes
-            return IterationEngine(
+            engine = IterationEngine(
                 decoder,
                 end_ids=ends,
                 context_length=context,
@@ -91,7 +94,9 @@ def _engine(config: Config, model: Any, task_name: str, context: int, ends: froz
                 kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
                 threads=config.threads or cores(),
             )
-    return StaticEngine(model, end_ids=ends, context_length=context, max_running=running)
+            return engine, "texts join and leave between steps"
+    static = StaticEngine(model, end_ids=ends, context_length=context, max_running=running)
+    return static, f"static batches: {why}"
 
 
 def _ends(model: Any, tokenizer: Tokenizer) -> frozenset[int]:

@@ -41,8 +41,16 @@ class Writing:
     takes: Takes = "texts"
 
     def __init__(
-        self, config: Config, info: ModelInfo, task_name: str, backend_name: str, generator: Generator, chat: Chat
+        self,
+        config: Config,
+        info: ModelInfo,
+        task_name: str,
+        backend_name: str,
+        engine_reason: str,
+        generator: Generator,
+        chat: Chat,
     ) -> None:
+        """engine_reason: which engine writes, and why."""
         self.task_name = task_name
         self.info: ModelInfo | None = info
         self.backend_name = backend_name
@@ -50,6 +58,7 @@ class Writing:
         self.generator = generator
         self.chat = chat
         self._config = config
+        self._engine_reason = engine_reason
         self._tool_format = config.tool_call_parser or detect(chat.template)
         self._info = info
         self._pool = Pool("modelserve-prompts", 2)
@@ -150,6 +159,7 @@ class Writing:
             "model_id": self._config.model_id or str(self._info.path),
             "revision": self._info.revision,
             "max_length": limits.context_length,
+            "engine": self._engine_reason,
             "max_num_seqs": limits.max_running,
             "max_client_batch_size": self._config.max_client_batch_size,
             "max_queue_size": self._config.max_queue_size,
