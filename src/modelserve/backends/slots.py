@@ -67,7 +67,7 @@ class Slots:
         last = self._taken.pop()
         if last is slot:
             return
-        if slot.number < self.count:
+        if last.cleared:  # else it may have no memory yet: the step that it was taken for has failed
             for memory in (*self._keys, *self._values):
                 memory[slot.number, : last.cleared] = memory[last.number, : last.cleared]
         last.number = slot.number
