@@ -7,10 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench soak docs proto constraints clean
+.PHONY: help install demo test test-all check format bench soak soak-generate docs proto constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamps are newer than what they were installed from, or make installs again.
 .venv/.demo: pyproject.toml constraints.txt
@@ -53,6 +53,9 @@ bench: .venv/.bench ## the figures of docs/benchmarks.md
 
 soak: .venv/.dev ## kill -9 at 200 random moments of local runs (ARGS=20 for fewer)
 	$(BIN)/python -m tests.deploy.soak $(or $(ARGS),200)
+
+soak-generate: .venv/.dev ## 64 callers of a model that writes, for a minute (ARGS=600 for ten)
+	$(BIN)/python -m tests.fuzz.crowd $(or $(ARGS),60)
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md, the tables of docs/sdk.md)
 	$(BIN)/python tools/parameters.py
