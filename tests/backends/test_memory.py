@@ -1,20 +1,89 @@
 from __future__ import annotations
 
+import ctypes
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from modelserve.backends import memory
 
+PROGRAM = """
+import json, os, sys
+from modelserve.backends import memory
+memory._MENDED = (99,)
+memory.drop_thread_caches()
+print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.safe_path, os.environ.get("GLIBC_TUNABLES")]))
+"""
 
-def test_memory_is_handed_back_by_the_tokens_that_were_computed(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+
+@pytest.mark.parametrize(
+    ("caches", "tokens"), [("", memory._TOKENS), (memory._NO_THREAD_CACHES, memory._TOKENS_WITHOUT_CACHES)]
+)
+def test_memory_is_handed_back_by_the_tokens_that_were_computed(
+    monkeypatch: pytest.MonkeyPatch, caches: str, tokens: int
+) -> None:
     calls: list[int] = []
     monkeypatch.setattr(memory, "_malloc_trim", lambda: calls.append)
+    monkeypatch.setenv("GLIBC_TUNABLES", caches)
     host = memory.HostMemory()
     for _ in range(4):
-        host.after_pass(memory._TOKENS // 2)
+        host.after_pass(tokens // 2)
     assert calls == [0, 0]
     host.hand_back()
     assert calls == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("script", "before", "after"),
+    [
+        ("modelserve", None, "glibc.malloc.tcache_count=0"),
+        (
+            "huggingfaceserver/__main__.py",
+            "glibc.malloc.perturb=1",
+            "glibc.malloc.perturb=1:glibc.malloc.tcache_count=0",
+        ),
+        ("modelserve", "glibc.malloc.tcache_count=7", "glibc.malloc.tcache_count=7"),
+        ("another", None, None),
+    ],
+)
+def test_our_command_begins_again_without_caches(
+    tmp_path: Path, script: str, before: str | None, after: str | None
+) -> None:
+    """The same process, with the same words, once."""
+    file = tmp_path / script
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(PROGRAM)
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    environment |= {} if before is None else {"GLIBC_TUNABLES": before}
+    command = [sys.executable, "-P", str(file), "serve", "--model_name", "a b"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        said = json.loads(process.stdout.read())
+    assert said == [process.pid, ["serve", "--model_name", "a b"], True, after]
+
+
+def test_without_leave_to_begin_again_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MENDED", (99,))
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/modelserve"])
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.perturb=1")
+    memory.drop_thread_caches()
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.perturb=1"
+
+
+@pytest.mark.parametrize("version", [None, (2, 39)])
+def test_where_nothing_is_to_be_won_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...] | None
+) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: version)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/modelserve"])
+    monkeypatch.setattr(os, "execv", lambda *command: pytest.fail("it began again"))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    memory.drop_thread_caches()
 
 
 def test_threads_share_two_arenas() -> None:
@@ -49,8 +118,10 @@ with tempfile.NamedTemporaryFile() as file:
     assert counts[0] == 2 < counts[1]
 
 
-def test_glibc_has_it_and_others_are_left_alone(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_glibc_has_it_and_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory._malloc_trim() is not None
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert (memory._glibc() or ())[:1] == (2,)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert memory._malloc_trim() is None
-    memory.HostMemory().after_pass(memory._TOKENS)
+    assert memory._glibc() is None
+    memory.HostMemory().after_pass(memory._TOKENS_WITHOUT_CACHES)
