@@ -101,6 +101,9 @@ def serve(argv: list[str]) -> int:
     """
     from modelserve import logs
 
+    registry.load(
+        "modelserve.backends.memory:drop_thread_caches"
+    )()  # may begin the process again: before anything else
     config = flags.parse(argv, os.environ)
     logs.configure(config)
     for warning in flags.unknown_variables(os.environ):

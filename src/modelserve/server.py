@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from modelserve import parent, registry
-from modelserve.backends.memory import drop_thread_caches, limit_arenas
+from modelserve.backends.memory import limit_arenas
 from modelserve.config import Config
 from modelserve.environment import PORTS_FILE
 from modelserve.errors import ConfigError, LoadError, ModelServeError
@@ -57,7 +57,6 @@ def run(config: Config) -> int:
     Raises ConfigError when the ports cannot be had or requests cannot be logged as told, LoadError.
     """
     check_format(config)
-    drop_thread_caches()
     limit_arenas()
     parent.end_with_it(config.shutdown_timeout)
     if config.workers > 1 and not Worker.is_one():
