@@ -5,6 +5,7 @@ share a forward pass, and runs the passes. Knows no queue and no protocol; `forw
 from __future__ import annotations
 
 import gc
+import linecache
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class HuggingFaceBackend:
 
         Raises LoadError when the device is not there, the weights do not fit the task or cannot be read.
         """
+        linecache.clearcache()  # what transformers has read of its own sources, for its docstrings
         gc.freeze()  # the imports stay: what is looked for after the load is what the load has left, 0.2 s sooner
         self.device = find_device(device)
         dtype = dtype_name(dtype, self.device)
