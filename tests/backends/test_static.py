@@ -112,7 +112,7 @@ def engine(architecture: str) -> Iterator[StaticEngine]:
     made = make(load(architecture))
     yield made
     made.close()
-    assert not made._thread.is_alive()
+    assert made.join(60)
 
 
 @pytest.fixture
@@ -120,6 +120,7 @@ def t5() -> Iterator[StaticEngine]:
     made = make(load("t5"))
     yield made
     made.close()
+    assert made.join(60)
 
 
 def run(engine: StaticEngine, *sequences: Sequence) -> list[list[int]]:
@@ -162,6 +163,7 @@ def test_half_precision_is_padded_too(architecture: str, dtype: torch.dtype) -> 
         assert [len(ids) for ids in run(engine, *endless)] == [9] * len(PROMPTS)
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bloom"], indirect=True)
@@ -279,6 +281,7 @@ def test_what_the_models_config_says_is_kept() -> None:
         assert engine.limits.lacks == {"prompt_logprobs", "grammar"}
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_min_tokens_over_a_forced_end() -> None:
@@ -289,6 +292,7 @@ def test_min_tokens_over_a_forced_end() -> None:
         assert ear(one).finish == "length"
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 @pytest.mark.parametrize("architecture", ["bloom"], indirect=True)
@@ -352,6 +356,7 @@ def test_a_prompt_that_the_model_cannot_take_fails_alone() -> None:
         assert not engine.lost
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_out_of_memory_splits_the_batch() -> None:
@@ -369,6 +374,7 @@ def test_out_of_memory_splits_the_batch() -> None:
         assert max(sizes) > 2
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_a_fault_in_the_middle_ends_who_has_heard_something() -> None:
@@ -388,6 +394,7 @@ def test_a_fault_in_the_middle_ends_who_has_heard_something() -> None:
         assert run(engine, sequence(PROMPTS[0])) == [expected(load("bloom"), PROMPTS[0], 20)]
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_a_row_of_nan_fails_alone() -> None:
@@ -410,6 +417,7 @@ def test_a_row_of_nan_fails_alone() -> None:
         assert [ear(one).ids for one in crowd[::2]] == [expected(load("bloom"), p, 20) for p in PROMPTS[:3:2]]
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_a_lost_device_ends_everyone() -> None:
@@ -426,6 +434,7 @@ def test_a_lost_device_ends_everyone() -> None:
     run(engine, late)
     assert all(isinstance(ear(one).finish, InferenceFailed) for one in [*crowd, late])
     engine.close()
+    assert engine.join(60)
 
 
 def test_a_sink_that_raises_ends_its_row_alone(t5: StaticEngine) -> None:
@@ -520,6 +529,7 @@ def test_a_model_that_sees_padding_is_batched_by_length(monkeypatch: pytest.Monk
         ]
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def test_batches_are_in_order_and_bounded() -> None:
@@ -531,3 +541,12 @@ def test_batches_are_in_order_and_bounded() -> None:
     assert next_batch([(5, 400), (5, 400), (5, 400)], padded) == [0, 1]
     assert next_batch([(5, 9), (6, 9), (5, 9)], Bounds("equal", 4, 1000)) == [0, 2]
     assert next_batch([(5, 9), (5, 9)], Bounds("single", 4, 1000)) == [0]
+
+
+def test_the_memory_for_keys_and_values_bounds_a_batch() -> None:
+    """Two layers of 64 numbers, keys and values, in float32: 1024 bytes a token."""
+    for given, tokens in ((1024 * 3000, 3000), (1, 2 * POSITIONS)):
+        engine = make(load("t5"), kv_bytes=given)
+        assert engine.describe()["batch_tokens"] == tokens
+        engine.close()
+        assert engine.join(60)

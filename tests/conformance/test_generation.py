@@ -183,6 +183,7 @@ async def test_more_than_the_context_is_refused_with_both_numbers(serve: Serve, 
         with pytest.raises(Refused, match=rf"tokens.*{POSITIONS}") as refused:
             await complete(served, **fields)
         assert refused.value.status == 400
+        assert "truncation" not in str(refused.value)
 
 
 async def test_what_means_nothing_here_is_refused(serve: Serve) -> None:

@@ -5,12 +5,14 @@ returns turns liveness false. Injected into a real server, behind prompts that n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fuzz.crowd import COMPLETIONS, LEFT, asking, metric
@@ -31,6 +33,13 @@ def failing(self, pieces):
         time.sleep({HANG_S})
     return step(self, pieces)
 Decoder.step = failing
+from modelserve.runtime.tokenizer import Tokenizer
+encode = Tokenizer.__call__
+def poisoned(self, instances, params, **options):
+    if instances == ["poison"]:
+        raise RuntimeError("secret poison")
+    return encode(self, instances, params, **options)
+Tokenizer.__call__ = poisoned
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -104,6 +113,32 @@ def test_a_step_that_does_not_return(faulty: Server) -> None:
         assert until_live_is(503) < HANG_S
         until_live_is(200)
         assert asked.result().status_code == 200
+
+
+def test_a_prompt_that_cannot_be_prepared(faulty: Server) -> None:
+    answer = faulty.post(COMPLETIONS, body("poison"))
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "RuntimeError: secret poison" in faulty.log
+    assert [metric(faulty, name) for name in LEFT] == [0, 0, 0, 0]
+
+
+def test_sigterm_in_a_step_that_does_not_return() -> None:
+    code = INJECT.replace(f"time.sleep({HANG_S})", "time.sleep(100)")
+    with (
+        serve("--model_dir", tiny_generative("llama"), "--model_name=m", "--shutdown_timeout=1", code=code) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(faulty_post, server)
+        while metric(server, LEFT[0]) + metric(server, LEFT[1]) == 0:
+            time.sleep(0.05)  # until it is taken on; the test's own limit ends it otherwise
+        assert server.stop(timeout_s=30) == 0
+        asked.result()
+
+
+def faulty_post(server: Server) -> None:
+    with contextlib.suppress(httpx.TransportError):
+        server.post(COMPLETIONS, body([5, HANGS, 6]))
 
 
 def test_a_penalty_that_leaves_no_numbers_is_refused(faulty: Server) -> None:

@@ -72,6 +72,7 @@ def _engine(model: Any, *, max_running: int = 8, context: int = 512, **kwargs: A
         yield engine
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def _sequence(prompt: list[int], max_tokens: int, sink: _Sink | None = None, **sampling: Any) -> Sequence:
@@ -230,6 +231,7 @@ def _faulty(
         yield engine, fault
     finally:
         engine.close()
+        assert engine.join(60)
 
 
 def _has(token: int) -> Callable[[Seq[Piece]], bool]:
@@ -310,6 +312,7 @@ def test_close_ends_who_runs_and_who_waits() -> None:
         assert engine.running() == 1
         assert engine.waiting() == 1
         engine.close()
+        assert engine.join(60)
         assert isinstance(_sink(runs).finish, NotReady)
         assert isinstance(_sink(waits).finish, NotReady)
         late = _sequence([5], 5)

@@ -6,11 +6,15 @@ requests: `runtime/generator.py` bounds what waits, writes tokens as text and co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from modelserve.generation import Sequence
+from modelserve.errors import ModelServeError
+from modelserve.generation import Finish, Sequence
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,21 @@ class Engine(Protocol):
         """Seconds that the step in progress has taken so far; 0 between steps."""
 
     def close(self) -> None:
-        """End what runs (NotReady), free the weights, stop the threads."""
+        """Take on nothing more; what runs ends with NotReady after its step, then the weights are freed. Returns at
+        once."""
+
+    def join(self, timeout_s: float) -> bool:
+        """After `close`: wait for that; false when it takes longer."""
 
     def describe(self) -> dict[str, Any]:
         """device, dtype, how it runs and why, for /info and the log."""
+
+
+def end(sequence: Sequence, finish: Finish | ModelServeError) -> None:
+    """Its sink's last call, unless it was cancelled. A sink is the server's: what it raises must not end the engine."""
+    if sequence.cancelled:
+        return
+    try:
+        sequence.sink.end(finish)
+    except Exception:
+        log.exception("a sink failed")

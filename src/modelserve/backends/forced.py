@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+from modelserve.backends.engine import end
 from modelserve.backends.sampling import Row, Sampler
 from modelserve.errors import InferenceFailed, ModelServeError
 from modelserve.generation import Finish, Sequence
@@ -128,13 +129,3 @@ class Ended(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.tensor(self._rows.ended, device=input_ids.device)
-
-
-def end(sequence: Sequence, finish: Finish | ModelServeError) -> None:
-    """Its sink's last call, unless it was cancelled."""
-    if sequence.cancelled:
-        return
-    try:
-        sequence.sink.end(finish)
-    except Exception:
-        log.exception("a sink failed")

@@ -20,9 +20,9 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from modelserve.backends.base import DeviceLost, Layout, OutOfMemory
-from modelserve.backends.engine import EngineLimits
+from modelserve.backends.engine import EngineLimits, end
 from modelserve.backends.faults import computing
-from modelserve.backends.forced import Ended, Forced, Interrupted, end
+from modelserve.backends.forced import Ended, Forced, Interrupted
 from modelserve.backends.memory import HostMemory
 from modelserve.backends.padding import Bounds, find_layout, next_batch
 from modelserve.backends.room import SHARE, free_bytes
@@ -37,7 +37,6 @@ QUIET_S, LONGEST_S = 0.003, 0.02
 come back together, and who comes a moment late waits for a whole batch. A step takes longer."""
 _LOST = "the device has failed; this server must be restarted"
 _CLOSED = "the server is shutting down"
-_JOIN_S = 60.0
 """Longest wait for the step that runs when the engine is closed."""
 
 
@@ -52,13 +51,14 @@ class StaticEngine:
         context_length: int,
         max_running: int,
         max_tokens: int | None = None,
+        kv_bytes: int | None = None,
         threads: int | None = None,
         sampler: Sampler | None = None,
     ) -> None:
         """model: on its device. context_length: of prompt and answer together, or of either with an encoder.
 
-        max_tokens: a batch's rows times its longest prompt and answer; what a share of the free memory holds when not
-        given. Raises LoadError for a model that cannot generate.
+        max_tokens: a batch's rows times its longest prompt and answer; what kv_bytes hold when not given, or a share of
+        the free memory. Raises LoadError for a model that cannot generate.
         """
         self.end_ids = end_ids
         self.lost = False
@@ -80,7 +80,7 @@ class StaticEngine:
         except OutOfMemory as error:
             raise LoadError(f"two short texts do not fit the memory of {self._device}: {error}") from error
         self._sampler = sampler or Sampler(vocabulary, self._device)
-        self._bounds = Bounds(layout, max_running, max_tokens or self._room())
+        self._bounds = Bounds(layout, max_running, max_tokens or self._room(kv_bytes))
         self._memory = HostMemory()
         self._memory.hand_back()
         log.info("static batches, %s: %s", layout, self._reason)
@@ -124,8 +124,10 @@ class StaticEngine:
             if self._rows is not None:
                 self._rows.interrupted = True
             self._wake.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_JOIN_S)
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -157,12 +159,13 @@ class StaticEngine:
         self._generate(prompts, steps, logits_processor=LogitsProcessorList([recorder]))
         return torch.stack(recorder.logits, 1)
 
-    def _room(self) -> int:
-        """Tokens whose keys and values fit a share of the free memory, at most what all rows may need."""
+    def _room(self, kv_bytes: int | None) -> int:
+        """Tokens whose keys and values fit there, or a share of the free memory: at most what all rows may need, at
+        least one row's longest."""
         config = self._model.config.get_text_config(decoder=True)
         layers = getattr(config, "num_hidden_layers", None) or config.decoder_layers
         per_token = 2 * int(layers) * int(config.hidden_size) * self._dtype.itemsize
-        free = int(SHARE[self._device.type] * free_bytes(self._device))
+        free = int(SHARE[self._device.type] * free_bytes(self._device)) if kv_bytes is None else kv_bytes
         longest = self.limits.context_length * (2 if self._encoder else 1)
         return max(longest, min(free // per_token, self.limits.max_running * longest))
 

@@ -20,14 +20,13 @@ from starlette.types import Message, Receive, Scope
 from modelserve.errors import (
     BodyTimeout,
     InvalidRequest,
-    ModelServeError,
     RequestCancelled,
-    RequestTimeout,
     UnsupportedMedia,
 )
 from modelserve.protocols.aside import LARGE_BYTES, aside
 from modelserve.protocols.coding import decompressed, too_large
 from modelserve.protocols.context import Context
+from modelserve.protocols.patience import patience
 from modelserve.types import InferRequest, InferResponse
 
 if TYPE_CHECKING:
@@ -199,35 +198,8 @@ class Exchange:
     async def infer(self, model: Model, request: InferRequest) -> InferResponse:
         """The model's answer; given up after --request_timeout, or when the caller disconnects."""
         self.model, self.request = model, request
-        waiting = asyncio.current_task()
-        assert waiting is not None
-        given_up: list[ModelServeError] = []
-
-        def give_up(error: ModelServeError) -> None:
-            given_up.append(error)
-            waiting.cancel()
-
-        async def caller_leaves() -> None:
-            while (await self.receive())["type"] != "http.disconnect":
-                pass
-            give_up(RequestCancelled("The caller went away before the answer was ready."))
-
-        def too_late() -> None:
-            give_up(RequestTimeout(f"No answer within the {limit:g} s of --request_timeout; try fewer texts."))
-
-        limit = self.context.config.request_timeout
-        timer = asyncio.get_running_loop().call_later(limit, too_late)
-        caller = asyncio.create_task(caller_leaves())
-        try:
+        async with patience(self):
             self.response = await model.infer(request)
-        except asyncio.CancelledError as error:
-            if not given_up:
-                raise
-            waiting.uncancel()
-            raise given_up[0] from error
-        finally:
-            timer.cancel()
-            caller.cancel()
         return self.response
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from modelserve.errors import ModelServeError, RequestCancelled, RequestTimeout
-from modelserve.protocols.exchange import Exchange
+
+if TYPE_CHECKING:
+    from modelserve.protocols.exchange import Exchange
 
 
 @asynccontextmanager
@@ -31,10 +34,10 @@ async def patience(exchange: Exchange) -> AsyncIterator[None]:
     async def caller_leaves() -> None:
         while (await exchange.receive())["type"] != "http.disconnect":
             pass
-        give_up(RequestCancelled("The caller went away before the answer was complete."))
+        give_up(RequestCancelled("The caller went away before the answer was ready."))
 
     def too_late() -> None:
-        give_up(RequestTimeout(f"The answer took longer than the {limit:g} s of --request_timeout; ask for less text."))
+        give_up(RequestTimeout(f"No answer within the {limit:g} s of --request_timeout; ask for less of it."))
 
     limit = exchange.context.config.request_timeout
     timer = asyncio.get_running_loop().call_later(limit, too_late)

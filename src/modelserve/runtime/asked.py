@@ -39,7 +39,6 @@ def sampling_of(params: Params, task: str) -> Sampling:
 _RANGES: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 2**31), "min_tokens": (0, 2**31), "temperature": (0, 2), "top_p": (0, 1), "top_k": (-1, 2**31),
     "min_p": (0, 1), "seed": (-(2**63), 2**63 - 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2),
-    "repetition_penalty": (1e-6, 1e6),
 }  # fmt: skip
 
 

@@ -10,6 +10,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modelserve.backends.cores import cores
 from modelserve.backends.decoder import Decoder
 from modelserve.backends.engine import Engine
@@ -43,8 +45,6 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
     at("load", 0.5)
     device = find_device(config.device)
     if device.type == "cpu":
-        import torch
-
         torch.set_num_threads(config.threads or cores())
     model = load_pretrained(
         info.path,
@@ -95,7 +95,14 @@ def _engine(config: Config, model: Any, task_name: str, context: int, ends: froz
                 threads=config.threads or cores(),
             )
             return engine, "texts join and leave between steps"
-    static = StaticEngine(model, end_ids=ends, context_length=context, max_running=running)
+    static = StaticEngine(
+        model,
+        end_ids=ends,
+        context_length=context,
+        max_running=running,
+        kv_bytes=config.kv_cache_memory_bytes,
+        threads=config.threads or cores(),
+    )
     return static, f"static batches: {why}"
 
 

@@ -32,11 +32,10 @@ from modelserve.runtime.meter import Meter
 from modelserve.runtime.tokenizer import Tokenizer
 from modelserve.runtime.vocabulary import Vocabulary
 from modelserve.runtime.writer import Writer, Written, written_prompt
-from modelserve.types import InferResponse, Params, Timings, TokenIds
+from modelserve.types import InferResponse, Instance, Params, Timings, TokenIds
 
 log = logging.getLogger(__name__)
 
-_WHOLE = Params(truncation=False)
 _RETRY_AFTER_S = 5
 _PENALTY = 1000.0
 """Logits are multiplied by it, and divided: with far more, or less, they would be no numbers."""
@@ -283,7 +282,7 @@ class Generator:
         return bool(self._open)
 
     def close(self) -> None:
-        """Refuse what comes, end what runs (NotReady), free the weights."""
+        """Refuse what comes, end what runs (NotReady). Returns at once."""
         if not self._closed:
             self._closed = True
             self.engine.close()
@@ -352,12 +351,17 @@ class Generator:
 
     def _prompt(self, prompt: str | list[int], special_tokens: bool) -> list[int]:
         """Raises InvalidRequest for no tokens, ids that are no token's, and more than the context has."""
-        if isinstance(prompt, str):
-            if not special_tokens:
-                prompt = self.tokenizer.ids(prompt)
-            else:
-                return self.tokenizer([prompt], _WHOLE)[0].ids
-        return self.tokenizer([TokenIds(prompt)], _WHOLE)[0].ids
+        instance: Instance = prompt if isinstance(prompt, str) else TokenIds(prompt)
+        if isinstance(prompt, str) and not special_tokens:
+            instance = TokenIds(self.tokenizer.ids(prompt))
+        encoding = self.tokenizer([instance], Params())[0]
+        if encoding.dropped:
+            raise InvalidRequest(
+                f"The prompt has {len(encoding) + encoding.dropped} tokens; the model's context has "
+                f"{self.engine.limits.context_length}.",
+                param="prompt",
+            )
+        return encoding.ids
 
     def _max_tokens(self, prompt: int, request: GenerateRequest) -> int:
         """How many tokens this prompt may be answered with. Raises InvalidRequest when the context has not so many."""

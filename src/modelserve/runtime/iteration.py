@@ -21,7 +21,7 @@ import torch
 from modelserve.backends import sampling
 from modelserve.backends.base import DeviceLost, OutOfMemory
 from modelserve.backends.decoder import Decoder, Piece
-from modelserve.backends.engine import EngineLimits
+from modelserve.backends.engine import EngineLimits, end
 from modelserve.backends.faults import computing
 from modelserve.backends.memory import HostMemory
 from modelserve.backends.slots import Slot
@@ -36,7 +36,6 @@ CHUNK = {"cpu": 1024, "cuda": 8192}
 """Tokens of newcomers in a step when nobody else runs. A CPU's throughput is flat from some hundred tokens on."""
 _LOST = "the device has failed; this server must be restarted"
 _CLOSED = "the server is shutting down"
-_JOIN_S = 60.0
 """Longest wait for the step that runs when the engine is closed."""
 
 
@@ -135,8 +134,10 @@ class IterationEngine:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_JOIN_S)
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -330,7 +331,7 @@ class IterationEngine:
 
     def _finish(self, row: _Row, finish: Finish | ModelServeError) -> None:
         self._leave_for_good(row)
-        _end(row.sequence, finish)
+        end(row.sequence, finish)
 
     def _end_all(self, error: ModelServeError) -> None:
         with self._wake:
@@ -338,13 +339,4 @@ class IterationEngine:
             self._running, self._waiting = [], []
             self._arrived.clear()
         for sequence in sequences:
-            _end(sequence, error)
-
-
-def _end(sequence: Sequence, finish: Finish | ModelServeError) -> None:
-    if sequence.cancelled:
-        return
-    try:
-        sequence.sink.end(finish)
-    except Exception:
-        log.exception("a sink failed")
+            end(sequence, error)

@@ -14,18 +14,24 @@ from modelserve.runtime import metrics
 class Meter:
     """Counted as waiting from its making, as running from its first token, and not at all from `end` on."""
 
-    __slots__ = ("_first", "_last", "_lock", "_running", "_started", "_tokens", "_waiting", "open")
+    __slots__ = ("_last", "_lock", "_running", "_started", "_tokens", "_waiting", "open")
 
     def __init__(self, model_name: str) -> None:
         self._waiting = [gauge.labels(model_name) for gauge in (metrics.waiting, metrics.vllm_waiting)]
         self._running = [gauge.labels(model_name) for gauge in (metrics.running, metrics.vllm_running)]
         self._lock = threading.Lock()
         self._started = time.monotonic()
-        self._first = self._last = 0.0
+        self._last = 0.0
         self._tokens = 0
         self.open = True
         for gauge in self._waiting:
             gauge.inc()
+
+    @staticmethod
+    def declare(model_name: str) -> None:
+        """The gauges are there, at 0, before anybody has asked: an autoscaler reads them from the start."""
+        for gauge in (metrics.waiting, metrics.vllm_waiting, metrics.running, metrics.vllm_running):
+            gauge.labels(model_name)
 
     def token(self) -> None:
         """One more, now."""
@@ -33,7 +39,6 @@ class Meter:
         if self._tokens:
             metrics.time_per_output_token.observe(now - self._last)
         else:
-            self._first = now
             metrics.time_to_first_token.observe(now - self._started)
             self._move()
         self._tokens += 1

@@ -7,6 +7,7 @@ out). Knows no protocol. Runs on the event loop; prompts are prepared on the poo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from modelserve.runtime import metrics
 from modelserve.runtime.asked import USUAL_TOKENS, sampling_of
 from modelserve.runtime.chat import Chat
 from modelserve.runtime.generator import Generation, Generator
+from modelserve.runtime.meter import Meter
 from modelserve.runtime.pool import Pool
 from modelserve.runtime.tools.calls import ToolReader
 from modelserve.runtime.tools.formats import detect
@@ -32,6 +34,7 @@ from modelserve.types import (
     TokenIds,
 )
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -62,6 +65,7 @@ class Writing:
         self._tool_format = config.tool_call_parser or detect(chat.template)
         self._info = info
         self._pool = Pool("modelserve-prompts", 2)
+        Meter.declare(config.model_name)
         self._predict_seconds = metrics.predict_seconds.labels(config.model_name)
 
     async def generate(self, request: GenerateRequest) -> Generation:
@@ -136,9 +140,9 @@ class Writing:
                 result = work()
             except ModelServeError as error:
                 failed = error
-            except BaseException as error:  # a panic of the Rust tokenizer is no Exception; it must be answered too
+            except BaseException:  # a panic of the Rust tokenizer is no Exception; it must be answered too
+                log.exception("preparing a text failed")
                 failed = InferenceFailed("the server failed on this request before the model saw it")
-                failed.__cause__ = error
             loop.call_soon_threadsafe(settle, result, failed)
 
         self._pool.submit(call)
@@ -178,4 +182,4 @@ class Writing:
         self._pool.close()
 
     def free(self) -> None:
-        """The engine's `close` has waited for its step."""
+        self.generator.engine.join(self._config.shutdown_timeout)
