@@ -124,7 +124,7 @@ def test_rows_make_sense(parameter: Parameter) -> None:
 
 def test_tasks_and_backends_are_those_of_the_registry() -> None:
     assert set(BY_NAME["task"].choices) == {*registry.TASKS, *GENERATIVE}
-    assert set(BY_NAME["backend"].choices) == {"auto", *registry.BACKENDS}
+    assert set(BY_NAME["backend"].choices) == {"auto", *registry.BACKENDS, *registry.ENGINES}
 
 
 def test_a_group_is_in_one_piece() -> None:

@@ -160,6 +160,11 @@ def test_backend_rows_load(backend: str) -> None:
     assert callable(registry.load(registry.BACKENDS[backend]))
 
 
+@pytest.mark.parametrize("engine", sorted(registry.ENGINES))
+def test_every_engine_loads(engine: str) -> None:
+    assert callable(registry.load(registry.ENGINES[engine]))
+
+
 @pytest.mark.parametrize("protocol", sorted(registry.PROTOCOLS))
 def test_protocol_rows_load(protocol: str) -> None:
     assert callable(registry.load(registry.PROTOCOLS[protocol]))

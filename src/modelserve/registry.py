@@ -19,6 +19,11 @@ BACKENDS: dict[str, str] = {
     "huggingface": "modelserve.backends.huggingface:HuggingFaceBackend",
 }
 
+# Who builds the engine of a model that writes, by the backend's name.
+ENGINES: dict[str, str] = {
+    "huggingface": "modelserve.runtime.engine_huggingface:build",
+}
+
 # Who loads a format. A format of features brings its own backend and task.
 FORMATS: dict[str, str] = {
     "huggingface": "modelserve.runtime.huggingface:load",
