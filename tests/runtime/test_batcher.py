@@ -24,10 +24,12 @@ class Backend:
         self.limits = Limits(layout="packed", max_batch_tokens=100, streams=streams)
         self.on = on
         self.batches: list[list[int]] = []
+        self.alone: list[bool] = []
 
     def forward(self, encodings: Sequence[Encoding], reduce: Reduce, *, alone: bool = True) -> list[Output]:
         lengths = [len(encoding) for encoding in encodings]
         self.batches.append(lengths)
+        self.alone.append(alone)
         self.on(lengths)
         return list(lengths)
 
@@ -238,6 +240,30 @@ async def test_the_texts_of_one_request_go_to_every_stream_at_once(start: Callab
     batcher = start(Backend(meet, streams=3))
     reply = ask(batcher, 60, 70, 80)  # no two of them fit a pass
     assert await reply.future == [60, 70, 80]
+
+
+@pytest.mark.parametrize(("pass_s", "lengths", "every_core"), [(0.0, (1, 2), False), (0.2, (40, 60), True)])
+async def test_a_crowd_has_every_core_only_when_its_pass_is_long(
+    start: Callable[..., Batcher], pass_s: float, lengths: tuple[int, int], every_core: bool
+) -> None:
+    gate = Gate()
+
+    def compute(lengths: list[int]) -> None:
+        time.sleep(pass_s)
+        if lengths == [5]:
+            gate(lengths)
+
+    batcher = start(backend := Backend(compute))
+    await ask(batcher, 100).future  # tells how long a pass takes
+    before = ask(batcher, 5)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    crowd = [ask(batcher, length) for length in lengths]
+    gate.opened.set()
+    for reply in (before, *crowd):
+        await reply.future
+    await ask(batcher, *lengths).future
+    assert backend.batches == [[100], [5], [*lengths], [*lengths]]
+    assert backend.alone == [True, True, every_core, True], "one caller has every core in any case"
 
 
 async def test_a_caller_alone_never_waits(start: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch) -> None:

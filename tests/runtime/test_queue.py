@@ -67,6 +67,13 @@ def test_free_streams_share_what_waits() -> None:
     assert len(next_batch(waiting, limits("packed", 10_000), free_streams=2)[0]) == 5
 
 
+def test_what_is_little_is_not_divided_and_the_rest_evenly() -> None:
+    assert len(next_batch([Text(16)] * 8, limits("packed", 10_000), free_streams=2)[0]) == 8
+    assert len(next_batch([Text(16)] * 18, limits("packed", 10_000), free_streams=2)[0]) == 9
+    assert len(next_batch([Text(16)] * 18, limits("packed", 10_000), free_streams=4)[0]) == 9, "two are enough"
+    assert len(next_batch([Text(100), Text(2)], limits("padded", 10_000), free_streams=2)[0]) == 2
+
+
 @pytest.mark.parametrize("layout", ["packed", "padded", "equal", "single"])
 @given(
     texts=st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=40),
@@ -132,6 +139,7 @@ def test_a_caller_alone_with_many_texts_never_waits_either() -> None:
 def test_little_waits_for_a_small_pass_to_end() -> None:
     assert pause_s([Arrived(64)], [64], NOBODY, now=10.0, limits=limits("packed", 512)) == pytest.approx(0.05)
     assert pause_s([Arrived(64)], [64], NOBODY, now=10.06, limits=limits("packed", 512)) == 0
+    assert pause_s([Arrived(128)], [64], NOBODY, now=10.0, limits=limits("packed", 512)) == 0, "enough by itself"
     assert pause_s([Arrived(16)], [512], NOBODY, now=10.0, limits=limits("packed", 512)) == 0, "a large one takes long"
     assert pause_s([Arrived(16)], [64, 512], NOBODY, now=10.0, limits=limits("packed", 512)) == 0
 

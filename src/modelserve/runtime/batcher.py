@@ -23,6 +23,10 @@ from modelserve.types import Output, Timings, Work
 
 log = logging.getLogger(__name__)
 
+_SHORT_S = 0.1
+"""A pass that takes less gains too little from more cores: MiniLM's over 128 tokens is a tenth shorter on two of them,
+for a third more CPU (python -m benchmarks.passes)."""
+
 
 class Reply:
     """The answer to one request, filled piece by piece. Lives on the event loop; only `cancelled` is read elsewhere."""
@@ -145,7 +149,8 @@ class Batcher:
         """Nobody waits for this request any more (or it is done): free what it holds of the queue."""
         reply.cancelled = True
         with self._lock:
-            self._leave(reply, reply.waiting)
+            self._leave(reply.waiting)
+            reply.waiting = 0
 
     def stuck_s(self) -> float:
         """Seconds that the longest running pass has taken so far."""
@@ -173,10 +178,10 @@ class Batcher:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _leave(self, reply: Reply, inputs: int) -> None:
-        reply.waiting -= inputs
-        self._size -= inputs
-        metrics.queue_size.dec(inputs)
+    def _leave(self, inputs: int) -> None:
+        if inputs:
+            self._size -= inputs
+            metrics.queue_size.dec(inputs)
 
     def _drain_s(self) -> int:
         """Seconds, at the last measured rate, until the queue is empty; 1 to 60."""
@@ -195,7 +200,7 @@ class Batcher:
                 batch = self._take()
                 if not batch:
                     continue
-                alone = not self._running and not self._queue
+                alone = not self._running and not self._queue and self._for_every_core(batch)
                 self._running[number] = _Pass(_tokens(batch), time.monotonic())
                 if self._queue:
                     self._wake()  # the rest is another stream's: who put it woke one only
@@ -214,6 +219,11 @@ class Batcher:
             self._idle.discard(number)
             self._wakes[number].notify()
 
+    def _for_every_core(self, batch: list[Entry]) -> bool:
+        """Whether a pass that has the machine to itself takes all of it: for few callers, and when it is long."""
+        few = len({id(entry.reply) for entry in batch}) <= len(self._threads)
+        return few or _tokens(batch) > _SHORT_S * self._tokens_per_s
+
     def _pause_s(self) -> float:
         """Until a free stream should look again; 0 when it should take a batch now."""
         if not self._queue:
@@ -230,9 +240,12 @@ class Batcher:
         else:
             gone = {*chosen, *dropped}
             self._queue = [entry for i, entry in enumerate(self._queue) if i not in gone]
+        left = 0
         for entry in batch:
             if not entry.reply.cancelled:  # a release since then has counted it already
-                self._leave(entry.reply, entry.inputs)
+                entry.reply.waiting -= entry.inputs
+                left += entry.inputs
+        self._leave(left)
         return batch
 
     def _run(self, batch: list[Entry], alone: bool) -> float:
@@ -268,7 +281,8 @@ class Batcher:
 
     def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
         tokens = _tokens(batch)
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * tokens / max(ended - started, 1e-6)
+        rate = tokens / max(ended - started, 1e-6)
+        self._tokens_per_s = 0.8 * (self._tokens_per_s or rate) + 0.2 * rate
         metrics.batch_size.observe(sum(entry.inputs for entry in batch))
         metrics.batch_tokens.observe(tokens)
         try:

@@ -34,8 +34,8 @@ class Arrived(Waiting, Protocol):
         """Whose text it is: one and the same object for all texts of a request."""
 
 
-_LEAST_SHARE_TOKENS = 256
-"""Below this a pass is mostly overhead, and is not worth dividing."""
+_LEAST_SHARE_TOKENS = 128
+"""Below this a pass is mostly overhead: nothing is divided into less (python -m benchmarks.passes)."""
 _FULL_TOKENS = 512
 """From here on a pass gains little by more tokens on a CPU; a GPU with its large budget does not wait for them."""
 _COMPANY_S = 0.05
@@ -77,7 +77,7 @@ def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1
     """Indices into `waiting` (oldest first) that form the next batch, and those to drop because nobody waits for them.
 
     The batch is never empty while somebody waits; it exceeds the budget only by being one text. free_streams: how many
-    streams could take a batch now; what waits is divided between them.
+    streams could take a batch now; what waits is divided evenly between as many of them as it is enough for.
     """
     dropped = [i for i, entry in enumerate(waiting) if entry.cancelled]
     alive = [i for i, entry in enumerate(waiting) if not entry.cancelled] if dropped else range(len(waiting))
@@ -88,8 +88,8 @@ def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1
     if limits.layout == "single":
         return [oldest], dropped
     total = sum(waiting[i].length for i in alive)
-    share = max(_LEAST_SHARE_TOKENS, -(-total // free_streams))
-    budget = min(limits.max_batch_tokens, share)
+    parts = min(free_streams, total // _LEAST_SHARE_TOKENS)
+    budget = limits.max_batch_tokens if parts < 2 else min(limits.max_batch_tokens, -(-total // parts))
     if limits.layout == "equal":
         same = [i for i in alive if waiting[i].length == length]
         return same[: max(1, budget // max(1, length))], dropped
