@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench soak soak-generate docs proto constraints clean
+.PHONY: help install demo test test-all check format bench bench-generate soak soak-generate docs proto constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: .venv/.dev ## mend what lint and format can mend
 
 bench: .venv/.bench ## the figures of docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-generate: .venv/.bench ## tokens/s of models that write, by backend (ARGS="--backends vllm:bfloat16 --vllm-python …")
+	$(BIN)/python -m benchmarks.generate $(ARGS)
 
 soak: .venv/.dev ## kill -9 at 200 random moments of local runs (ARGS=20 for fewer)
 	$(BIN)/python -m tests.deploy.soak $(or $(ARGS),200)

@@ -54,14 +54,14 @@ class Child:
             self._process.kill()
             self._process.communicate()
 
-    def wait(self, done: Callable[[], bool]) -> None:
+    def wait(self, done: Callable[[], bool], most_s: float = _START_S) -> None:
         """Until `done()`. Raises BenchmarkError when the process ends or takes too long."""
-        end = time.monotonic() + _START_S
+        end = time.monotonic() + most_s
         while not done():
             if self._process.poll() is not None:
                 raise self._ended()
             if time.monotonic() > end:
-                raise BenchmarkError(f"{self.name} was not ready within {_START_S:.0f} s")
+                raise BenchmarkError(f"{self.name} was not ready within {most_s:.0f} s")
             time.sleep(_POLL_S)
 
     def say(self, value: Any) -> None:

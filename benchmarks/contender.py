@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from benchmarks import texts
 from benchmarks.as_installed import VARIABLE, hidden
 from benchmarks.child import BenchmarkError, Child
 from benchmarks.wire import Api, Vector, openai_base64, predict, v2_binary
+from modelserve.backends.memory import tunables
 
 MODEL = "minilm"
 AS_INSTALLED = "benchmarks.as_installed"
@@ -153,7 +155,8 @@ def start_naive(stack: ExitStack, folder: Path) -> tuple[Child, int]:
 
 def start_engine(stack: ExitStack, folder: Path) -> Child:
     """The engine's process, on its way up; its first line says that it is ready."""
-    return stack.enter_context(Child(["benchmarks.engine"], folder=folder))
+    allocator = {"GLIBC_TUNABLES": tunables(os.environ.get("GLIBC_TUNABLES", ""))}  # as the server's command does
+    return stack.enter_context(Child(["benchmarks.engine"], folder=folder, environment=allocator))
 
 
 def get(port: int, path: str) -> int | None:

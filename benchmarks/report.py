@@ -17,7 +17,6 @@ from benchmarks.target import Verdict, best_engine, best_naive, medians
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 COLUMNS = ("texts", "in flight", "what", "requests/s", "p50 ms", "p99 ms", "tokens / CPU s", "cores")
 WORDS = {True: ("met", "green"), False: ("MISSED", "bold red"), None: ("-", "dim")}
-_BLOCK = re.compile(r"(<!-- run -->\n).*(<!-- end of run -->)", re.DOTALL)
 
 
 def rows(results: Results, *, everything: bool = False) -> Iterator[tuple[str, ...]]:
@@ -89,9 +88,10 @@ def markdown(results: Results, verdicts: list[Verdict], header: list[str]) -> st
     return "\n".join(lines)
 
 
-def record(text: str) -> None:
-    """Put the block into the page. Raises ValueError when the page has lost its marks."""
+def record(text: str, name: str = "run") -> None:
+    """Put the block of that name into the page. Raises ValueError when the page has lost its marks."""
+    block = re.compile(rf"(<!-- {name} -->\n).*(<!-- end of {name} -->)", re.DOTALL)
     page = PAGE.read_text()
-    if not _BLOCK.search(page):
-        raise ValueError(f"{PAGE.name} has no block between <!-- run --> and <!-- end of run -->")
-    PAGE.write_text(_BLOCK.sub(lambda match: match[1] + text + match[2], page))
+    if not block.search(page):
+        raise ValueError(f"{PAGE.name} has no block between <!-- {name} --> and <!-- end of {name} -->")
+    PAGE.write_text(block.sub(lambda match: match[1] + text + match[2], page))

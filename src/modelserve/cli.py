@@ -101,9 +101,8 @@ def serve(argv: list[str]) -> int:
     """
     from modelserve import logs
 
-    registry.load(
-        "modelserve.backends.memory:drop_thread_caches"
-    )()  # may begin the process again: before anything else
+    # May begin the process again: before anything else.
+    registry.load("modelserve.backends.memory:tune_allocator")()
     config = flags.parse(argv, os.environ)
     logs.configure(config)
     for warning in flags.unknown_variables(os.environ):

@@ -15,7 +15,8 @@ PROGRAM = """
 import json, os, sys
 from modelserve.backends import memory
 memory._MENDED = (99,)
-memory.drop_thread_caches()
+memory._large_on_request = lambda: True
+memory.tune_allocator()
 print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.safe_path, os.environ.get("GLIBC_TUNABLES")]))
 """
 
@@ -40,19 +41,17 @@ def test_memory_is_handed_back_by_the_tokens_that_were_computed(
 @pytest.mark.parametrize(
     ("script", "before", "after"),
     [
-        ("modelserve", None, "glibc.malloc.tcache_count=0"),
+        ("modelserve", None, "glibc.malloc.tcache_count=0:glibc.malloc.hugetlb=1"),
         (
             "huggingfaceserver/__main__.py",
             "glibc.malloc.perturb=1",
-            "glibc.malloc.perturb=1:glibc.malloc.tcache_count=0",
+            "glibc.malloc.perturb=1:glibc.malloc.tcache_count=0:glibc.malloc.hugetlb=1",
         ),
-        ("modelserve", "glibc.malloc.tcache_count=7", "glibc.malloc.tcache_count=7"),
+        ("modelserve", "glibc.malloc.tcache_count=7", "glibc.malloc.tcache_count=7:glibc.malloc.hugetlb=1"),
         ("another", None, None),
     ],
 )
-def test_our_command_begins_again_without_caches(
-    tmp_path: Path, script: str, before: str | None, after: str | None
-) -> None:
+def test_our_command_begins_again_tuned(tmp_path: Path, script: str, before: str | None, after: str | None) -> None:
     """The same process, with the same words, once."""
     file = tmp_path / script
     file.parent.mkdir(exist_ok=True)
@@ -71,8 +70,11 @@ def test_without_leave_to_begin_again_it_goes_on(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["/usr/bin/modelserve"])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.perturb=1")
-    memory.drop_thread_caches()
+    memory.tune_allocator()
     assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.perturb=1"
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    memory.tune_allocator()
+    assert "GLIBC_TUNABLES" not in os.environ
 
 
 @pytest.mark.parametrize("version", [None, (2, 39)])
@@ -80,10 +82,37 @@ def test_where_nothing_is_to_be_won_nothing_is_done(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...] | None
 ) -> None:
     monkeypatch.setattr(memory, "_glibc", lambda: version)
+    monkeypatch.setattr(memory, "_LARGE_ON_REQUEST", Path("/nowhere"))
     monkeypatch.setattr(sys, "argv", ["/usr/bin/modelserve"])
     monkeypatch.setattr(os, "execv", lambda *command: pytest.fail("it began again"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    memory.drop_thread_caches()
+    memory.tune_allocator()
+
+
+@pytest.mark.parametrize(
+    ("setting", "version", "given", "wanted"),
+    [
+        ("always [madvise] never", (2, 41), "", "glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", (2, 41), "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("[always] madvise never", (2, 41), "", ""),
+        ("always [madvise] never", (2, 31), "", "glibc.malloc.tcache_count=0"),
+        ("always [madvise] never", (2, 36), "", "glibc.malloc.tcache_count=0:glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", None, "a=1", "a=1"),
+    ],
+)
+def test_large_pages_are_asked_for_where_linux_gives_them_on_request(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    setting: str,
+    version: tuple[int, ...] | None,
+    given: str,
+    wanted: str,
+) -> None:
+    file = tmp_path / "enabled"
+    file.write_text(setting)
+    monkeypatch.setattr(memory, "_LARGE_ON_REQUEST", file)
+    monkeypatch.setattr(memory, "_glibc", lambda: version)
+    assert memory.tunables(given) == wanted
 
 
 def test_threads_share_two_arenas() -> None:
