@@ -61,7 +61,6 @@ def param(
 
 _PREDICTOR = "the remote predictor"
 _VLLM = "the vllm backend"
-_OPENVINO = "the openvino backend"
 _M, _S, _T, _G, _P, _L, _O = "Model", "Server", "Task", "Generation", "Performance", "Logging", "Known from KServe"
 
 
@@ -116,8 +115,8 @@ class Config:
         "auto",
         "What runs the forward passes.",
         group=_M,
-        choices=("auto", "huggingface"),
-        later_choices={"vllm": _VLLM, "openvino": _OPENVINO},
+        choices=("auto", "huggingface", "openvino"),
+        later_choices={"vllm": _VLLM},
         source="kserve",
     )
     dtype: str | None = param(

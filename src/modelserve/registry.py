@@ -22,6 +22,7 @@ BACKENDS: dict[str, str] = {
 # Who builds the engine of a model that writes, by the backend's name.
 ENGINES: dict[str, str] = {
     "huggingface": "modelserve.runtime.engine_huggingface:build",
+    "openvino": "modelserve.runtime.engine_openvino:build",
 }
 
 # Who loads a format. A format of features brings its own backend and task.

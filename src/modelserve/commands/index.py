@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from modelserve.commands.completion import completion
+from modelserve.commands.convert import convert
 from modelserve.commands.functions import functions
 from modelserve.commands.invoke import invoke
 from modelserve.commands.logs import logs
@@ -16,6 +17,7 @@ from modelserve.commands.supervise import supervise
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Runs": (run, runs, logs, invoke, wait, stop, resume, rm),
     "What runs are made of": (functions, secrets),
+    "Models": (convert,),
     "Shell": (completion,),
     "": (supervise,),
 }

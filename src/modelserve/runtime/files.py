@@ -15,7 +15,7 @@ from typing import Any
 
 from modelserve.config import Config
 from modelserve.errors import LoadError
-from modelserve.runtime import hub, remote
+from modelserve.runtime import conversions, hub, remote
 from modelserve.runtime.weights import PICKLE, Shapes, choose, listed, module_folders, read_json, read_shapes
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,9 @@ class Files:
     config: dict[str, Any]
     """config.json."""
     weights: tuple[Path, ...]
+    """None of a conversion."""
     shapes: Shapes | None
-    """Tensors of the weights, None for pickled ones, which nobody reads before they are loaded."""
+    """Tensors of the weights, None for pickled ones, which nobody reads before they are loaded, and conversions."""
 
 
 def resolve(config: Config, progress: hub.Progress, here: Path | None = None) -> Files:
@@ -65,6 +66,12 @@ def resolve(config: Config, progress: hub.Progress, here: Path | None = None) ->
     if config.trust_remote_code:
         for repository, file in _foreign_code(described, _object(tokenizer / "tokenizer_config.json")):
             hub.fetch_code(repository, file)
+    if conversions.read(model) is not None:
+        if config.backend not in ("auto", "openvino"):
+            raise LoadError(
+                f"{model} is a model converted to openvino; give --backend openvino, or the model that it was made from"
+            )
+        return Files(model, tokenizer, revision, described, weights=(), shapes=None)
     names = [path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()]
     found = [model / name for name in weights(names, model)]
     own = [file for file in found if file.parent == model]

@@ -20,11 +20,12 @@ import torch
 
 from modelserve.backends import sampling
 from modelserve.backends.base import DeviceLost, OutOfMemory
-from modelserve.backends.decoder import Decoder, Piece
+from modelserve.backends.decoder import Piece
 from modelserve.backends.engine import EngineLimits, end
 from modelserve.backends.faults import computing
 from modelserve.backends.memory import HostMemory
 from modelserve.backends.slots import Slot
+from modelserve.backends.steps import Steps
 from modelserve.errors import InferenceFailed, InvalidRequest, ModelServeError, NotReady
 from modelserve.generation import Finish, Sequence, Token
 from modelserve.runtime.pace import Paces
@@ -76,7 +77,7 @@ class IterationEngine:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Steps,
         *,
         end_ids: Collection[int],
         context_length: int,

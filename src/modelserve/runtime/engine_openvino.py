@@ -1,0 +1,99 @@
+"""The engine on OpenVINO: the batcher of our own over a converted model (backends/openvino.py).
+
+Blocking; runs in the load thread. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from modelserve.config import Config
+from modelserve.errors import LoadError
+from modelserve.runtime import conversions
+from modelserve.runtime.engines import Built, end_ids
+from modelserve.runtime.modality import At
+from modelserve.runtime.tokenizer import Tokenizer
+from modelserve.runtime.weights import read_json
+from modelserve.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+MAX_RUNNING = 32
+"""Texts written at once where --max_num_seqs is not given."""
+
+
+def converted(info: ModelInfo) -> Path | None:
+    """The directory of a conversion of this model that passed its check, for `auto`. Cheap; imports no openvino."""
+    if info.config.get("is_encoder_decoder"):
+        return None
+    found = conversions.find(info.path)
+    record = conversions.read(found) if found is not None else None
+    return found if record is not None and (record.passed or found == info.path) else None
+
+
+def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer, at: At) -> Built:
+    """Raises LoadError."""
+    from modelserve.backends.cores import cores
+    from modelserve.backends.openvino import OpenVinoDecoder
+    from modelserve.runtime.iteration import IterationEngine
+
+    _check(config, info, task_name)
+    directory = conversions.find(info.path, ("float32", "int8"))
+    if directory is None:
+        raise LoadError(f"the openvino backend serves converted models, and this one is not; {_how(config)}")
+    record = conversions.read(directory)
+    assert record is not None, "find reads it"
+    dtype = "float32" if config.dtype in (None, "auto") else str(config.dtype)
+    threads = config.threads or cores()
+    decoder = OpenVinoDecoder(directory, dtype=dtype, threads=threads)
+    if decoder.vocabulary < tokenizer.rows:
+        raise LoadError(f"the conversion has {decoder.vocabulary} tokens, the model {tokenizer.rows}; convert it again")
+    at("warm-up", 0.8)
+    memory = config.kv_cache_memory_bytes
+    engine = IterationEngine(
+        decoder,
+        end_ids=end_ids(_said_end(info), tokenizer),
+        context_length=info.max_length,
+        max_running=config.max_num_seqs or MAX_RUNNING,
+        kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
+        threads=threads,
+    )
+    return Built(engine, f"texts join and leave between steps of OpenVINO, {_from(record, dtype)}")
+
+
+def _check(config: Config, info: ModelInfo, task_name: str) -> None:
+    """Raises LoadError for what this engine never serves."""
+    if task_name != "text_generation" or info.config.get("is_encoder_decoder"):
+        raise LoadError("the openvino backend writes with decoder-only models; give --backend huggingface")
+    if config.device == "cuda":
+        raise LoadError(
+            "--device cuda: the openvino backend computes on the CPU; give --device cpu, or another backend"
+        )
+
+
+def _how(config: Config) -> str:
+    """The command that converts it."""
+    model = f"--model_id {config.model_id}" if config.model_id else f"--model_dir {config.model_dir}"
+    if config.model_id and config.model_revision:
+        model += f" --model_revision {config.model_revision}"
+    return f"`modelserve convert {model} --to openvino` makes a conversion"
+
+
+def _said_end(info: ModelInfo) -> object:
+    """The end tokens of generation_config.json, which wins over config.json as it does in transformers."""
+    file = info.path / "generation_config.json"
+    said = read_json(file) if file.is_file() else {}
+    own = said.get("eos_token_id") if isinstance(said, dict) else None
+    return info.config.get("eos_token_id") if own is None else own
+
+
+def _from(record: conversions.Record, dtype: str) -> str:
+    """What it computes with, and how near that is to the model."""
+    if dtype == "float32" and record.weights == "float32":
+        return "whose tokens were found to be transformers'"
+    known = record.deviations.get(dtype)
+    near = (
+        f"{known.equal:.1%} of {known.tokens} tokens are transformers'" if known else "not compared with transformers"
+    )
+    return f"{record.weights} weights in {dtype}, {near}"
