@@ -1,4 +1,4 @@
-"""The command line of `modelserve run`: one name or path, its own options, and every parameter of a run.
+"""The command line of `modelserve run` and `manifest`: one name or path, own options, every parameter of a run.
 
 Pure: words in, a Line out. Knows no store.
 """
@@ -42,6 +42,13 @@ OPTIONS = (
     Option("env", "A=1", "A variable of the server's environment; may be repeated."),
     Option("secret", "NAME", "A secret of the project, as a variable of that name; may be repeated."),
 )
+_FOR_MANIFESTS = ("project", "name", "kind", "env", "secret")
+MANIFEST_OPTIONS = (
+    *(option for option in OPTIONS if option.name in _FOR_MANIFESTS),
+    Option("json", "", "Print one JSON list."),
+    Option("with-secrets", "", "Print the Secret with the values of the project's secrets too."),
+    Option("kserve-runtime", "", "Print the ClusterServingRuntime for KServe alone, which names no model."),
+)
 FORMS = {
     "resources": "cpu=2,mem=4Gi",
     "node_selector": "A=1,B=2",
@@ -52,10 +59,22 @@ FORMS = {
     "affinity": "JSON",
     "tolerations": "JSON",
     "replicas": "N",
+    "labels": "A=1,B=2",
+    "annotations": "A=1,B=2",
+    "scaling": "JSON",
+    "disruption_budget": "N",
+    "model_cache": "20Gi",
+    "startup_timeout": "N",
+    "image_pull_secrets": "A,B",
 }
 """How parameters that are no plain text are typed; JSON is understood for each."""
 
-_OWN = {option.name.replace("-", "_"): option for option in OPTIONS}
+
+def _name_of(option: Option) -> str:
+    return option.name.replace("-", "_")
+
+
+_OWN = {_name_of(option): option for option in (*MANIFEST_OPTIONS, *OPTIONS)}
 _ROWS = {row.name for row in parameters.POD}
 _SERVER = {name for parameter in flags.PARAMETERS for name in parameter.names}
 _SAID_OTHERWISE = {
@@ -70,7 +89,7 @@ _BOOLEAN = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """what: a function's name or key, or a path. parameters: keywords for Function.run."""
+    """what: a function's name or key, or a path; "" where none is needed. parameters: keywords for Function.run."""
 
     what: str
     parameters: dict[str, Any]
@@ -82,10 +101,12 @@ class Line:
     name: str | None = None
     kind: str | None = None
     target: str | None = None
+    with_secrets: bool = False
+    kserve_runtime: bool = False
 
 
-def parse(argv: Sequence[str]) -> Line:
-    """Raises ConfigError with one sentence for whoever typed it."""
+def parse(argv: Sequence[str], options: Sequence[Option] = OPTIONS) -> Line:
+    """options: the command's own. Raises ConfigError with one sentence for whoever typed it."""
     own: dict[str, Any] = {}
     given: dict[str, list[str]] = {}
     server: list[str] = []
@@ -108,21 +129,24 @@ def parse(argv: Sequence[str]) -> Line:
         if name in _ROWS or name in ("env", "secret"):
             given.setdefault(name, []).append(value)
         elif name in _OWN:
+            if all(name != _name_of(option) for option in options):
+                other = "manifest" if options is OPTIONS else "run"
+                raise ConfigError(f"{flag} is for `modelserve {other}`; leave it out")
             own[name] = _own_value(flag, name, value)
         else:
             server.append(f"{flag}={value}")
-    if len(what) != 1:
+    if len(what) != 1 and not (own.get("kserve_runtime") and not what):
         raise ConfigError(f"give one function's name or one path, not {len(what)}: {' '.join(what) or 'nothing'}")
     typed = {"huggingface_task" if name == "task" else name: value for name, value in flags.given(server).items()}
     keywords = typed | _values(given)
     parameters.read(keywords)
-    return Line(what=what[0], parameters=keywords, **own)
+    return Line(what="".join(what), parameters=keywords, **own)
 
 
-def names() -> list[str]:
+def names(options: Sequence[Option] = OPTIONS) -> list[str]:
     """Every flag without its dashes, for completion."""
     server = sorted((_SERVER | {"huggingface_task"}) - _SAID_OTHERWISE.keys())
-    return list(dict.fromkeys([*(one.name for one in OPTIONS), *(row.name for row in parameters.POD), *server]))
+    return list(dict.fromkeys([*(one.name for one in options), *(row.name for row in parameters.POD), *server]))
 
 
 def _name(flag: str) -> str:
@@ -188,15 +212,15 @@ def _value(name: str, texts: list[str]) -> Any:
             return json.loads(last)
         except ValueError as error:
             raise ConfigError(f"--{name} is {last!r}, which is no JSON: {error}") from error
-    if name in ("resources", "node_selector"):
+    if name in ("resources", "node_selector", "labels", "annotations"):
         return _once(name, last)
     if name == "envs":
         return _pairs(name, texts)
-    if name == "secrets":
+    if name in ("secrets", "image_pull_secrets"):
         return [one for text in texts for one in text.split(",")]
     if name == "args":
         return [word for text in texts for word in _words(text)]
-    return int(last) if name == "replicas" and last.isdecimal() else last
+    return int(last) if FORMS.get(name) == "N" and last.isdecimal() else last
 
 
 def _words(text: str) -> list[str]:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from modelserve.commands import run as command
+from modelserve.commands.named import function_of
 from modelserve.deploy import catalog, notes
 from modelserve.deploy.function import Function
 from modelserve.run_line import parse
@@ -18,7 +19,7 @@ from tests.deploy.runs import await_
 
 
 def function(*words: str) -> Function:
-    return command._function(parse(words))
+    return function_of(parse(words))
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ REFUSED: list[tuple[str, Any, str]] = [
      "volume_type in volumes is 'nfs'; it must be one of persistent_volume_claim, empty_dir, ephemeral, "
      "shared_volume, host_path"),
     ("volumes", [{**volume("empty_dir"), "mount_path": "data"}],
-     "mount_path in volumes is 'data'; it must be an absolute path"),
+     "mount_path in volumes is 'data'; it must be an absolute path, which has no colon"),
     ("volumes", [{"volume_type": "empty_dir", "mount_path": "/a"}],
      "name in volumes is None; it must be a text that is not empty"),
     ("volumes", [{**volume("empty_dir"), "size": "1Gi"}],
@@ -186,5 +186,6 @@ def test_refused(name: str, given: object, message: str) -> None:
 
 def test_every_row_has_a_shape_that_is_accepted_and_one_that_is_refused() -> None:
     plain = {"path", "model_name", "image"}  # texts, as profile
-    assert {name for name, *_ in ACCEPTED} | plain == set(READ)
-    assert {name for name, *_ in REFUSED} | plain | {"priority_class"} == set(READ)
+    here = {name for name, read in READ.items() if read.__module__.endswith(".shapes")}
+    assert {name for name, *_ in ACCEPTED} | plain == here
+    assert {name for name, *_ in REFUSED} | plain | {"priority_class"} == here

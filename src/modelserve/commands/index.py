@@ -9,6 +9,7 @@ from modelserve.commands.convert import convert
 from modelserve.commands.functions import functions
 from modelserve.commands.invoke import invoke
 from modelserve.commands.logs import logs
+from modelserve.commands.manifest import manifest
 from modelserve.commands.run import run
 from modelserve.commands.runs import resume, rm, runs, stop, wait
 from modelserve.commands.secrets import secrets
@@ -17,6 +18,7 @@ from modelserve.commands.supervise import supervise
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Runs": (run, runs, logs, invoke, wait, stop, resume, rm),
     "What runs are made of": (functions, secrets),
+    "Kubernetes": (manifest,),
     "Models": (convert,),
     "Shell": (completion,),
     "": (supervise,),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +13,21 @@ from click.shell_completion import CompletionItem
 
 from modelserve.commands.completion import begun, flag_words, function_words
 from modelserve.commands.find import SHORT, line, row
+from modelserve.commands.named import function_of
 from modelserve.errors import ConfigError, EntityNotFound, RunFailed
 from modelserve.listing import print_json
-from modelserve.run_line import FORMS, OPTIONS, Line, names, parse
+from modelserve.run_line import FORMS, OPTIONS, Line, Option, names, parse
 
 if TYPE_CHECKING:
-    from modelserve.deploy.function import Function
     from modelserve.deploy.run import Run
 
-_FILES = (".pkl", ".pickle", ".joblib", ".skops")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunCommand(click.Command):
     """`run` takes every parameter of a run and every flag of the server, which are tables elsewhere."""
+
+    options: tuple[Option, ...] = OPTIONS
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and (not args or any(word in ctx.help_option_names for word in args)):
@@ -45,14 +43,14 @@ class RunCommand(click.Command):
         from modelserve.deploy.parameters import POD
 
         with formatter.section("Options"):
-            formatter.write_dl([(f"--{one.name} {one.value}".strip(), one.help) for one in OPTIONS])
+            formatter.write_dl([(f"--{one.name} {one.value}".strip(), one.help) for one in self.options])
         with formatter.section("Parameters of the run"):
             formatter.write_dl([(f"--{row.name} {FORMS.get(row.name, 'TEXT')}", row.help) for row in POD])
         with formatter.section("Flags of the server"):
             formatter.write_text("Those of `modelserve serve`, such as --task, --dtype and --return_probabilities.")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        found = flag_words(names(), ctx.params.get("argv", ()), incomplete)
+        found = flag_words(names(self.options), ctx.params.get("argv", ()), incomplete)
         if found or incomplete.startswith("-"):
             return found
         return begun(function_words, ctx, incomplete) or [CompletionItem(incomplete, type="file")]
@@ -74,7 +72,7 @@ def run(argv: list[str]) -> int:
     from modelserve.deploy.record import now
 
     began = now()
-    function = _function(asked)
+    function = function_of(asked)
     with _signals() as signals:
         try:
             made = function.run(action="serve", target=asked.target, **asked.parameters)
@@ -165,69 +163,3 @@ def _signals() -> Iterator[_Signals]:
     finally:
         for one, handler in heard.items():
             signal.signal(one, handler)
-
-
-def _function(asked: Line) -> Function:
-    """The function that is named, or the one of that path: the newest of its name where that has the path already,
-    else a new version. Raises EntityNotFound, ConfigError."""
-    from modelserve.deploy import catalog, paths
-    from modelserve.deploy.reference import NAME, SCHEME
-
-    what = asked.what
-    is_key = what.startswith(SCHEME)
-    is_path = not is_key and ("://" in what or "/" in what or Path(what).exists())
-    if is_key or (NAME.fullmatch(what) and not (is_path and (asked.name or asked.kind))):
-        try:
-            found = catalog.get_function(what, asked.project)
-        except EntityNotFound as error:
-            if not is_path:
-                more = "" if is_key else ", and no file or directory here has that name"
-                raise EntityNotFound(error.message + more) from error
-        else:
-            if is_path and found.spec.path != paths.absolute(what):
-                raise ConfigError(f"{what} is a function and a path here; write ./{what} for the path, or {found.key}")
-            _check_unset(asked, found)
-            return found
-    _check_here(asked)
-    return _of_path(asked)
-
-
-def _check_unset(asked: Line, found: Function) -> None:
-    for option in ("name", "kind"):
-        said = getattr(asked, option)
-        if said not in (None, getattr(found, option)):
-            raise ConfigError(
-                f"--{option} is {said!r}, but {asked.what} is a function, whose {option} is {getattr(found, option)!r}"
-            )
-
-
-def _check_here(asked: Line) -> None:
-    """Before a function is made of it. Raises ConfigError."""
-    from modelserve.deploy import paths, run
-
-    if run.choose_target(asked.target, None) != "local":
-        return
-    try:
-        paths.check_here(asked.what)
-    except ConfigError as error:
-        hint = f"; a model on the hub is hf://{asked.what}" if _HUB_ID.fullmatch(asked.what) else ""
-        raise ConfigError(error.message + hint) from error
-
-
-def _of_path(asked: Line) -> Function:
-    from modelserve.deploy import catalog, paths
-
-    path = paths.absolute(asked.what)
-    kind = asked.kind or _kind(path)
-    name = asked.name or re.sub(r"[^A-Za-z0-9._+-]+", "-", paths.title(path)).strip("-").lower() or "model"
-    with suppress(EntityNotFound):
-        newest = catalog.get_function(name, asked.project)
-        if (newest.kind, newest.spec.path) == (kind, path):
-            return newest
-    return catalog.new_function(asked.project, name, kind, path=path)
-
-
-def _kind(path: str) -> str:
-    if path.partition("?")[0].lower().endswith(_FILES):
-        return "sklearnserve"
-    return "mlflowserve" if (Path(path) / "MLmodel").is_file() else "huggingfaceserve"

@@ -15,7 +15,7 @@ from modelserve.deploy import project as projects
 from modelserve.deploy import run as runs
 from modelserve.deploy.function import Function
 from modelserve.deploy.home import store_url
-from modelserve.deploy.record import Record, new_id, now
+from modelserve.deploy.record import Record, lasting_id, new_id, now
 from modelserve.deploy.reference import (
     SCHEME,
     Key,
@@ -115,6 +115,13 @@ def new_function(
     get_or_create_project(project)
     kept = store()
     return Function(kept.create(record), kept)
+
+
+def describe_function(project: str, name: str, kind: str, **spec: Any) -> Function:
+    """One that is in no store, and the same each time: its manifests can be had, and it cannot be run. Raises
+    ConfigError."""
+    id = lasting_id(check_name("project", project), f"{name} {kind} {sorted(spec.items())}")
+    return Function(functions.new_record(project, name, kind, id, None, None, **spec), store())
 
 
 def get_function(identifier: str, project: str | None = None, entity_id: str | None = None) -> Function:

@@ -13,7 +13,8 @@ from modelserve.deploy import run as runs
 from modelserve.deploy import task as tasks
 from modelserve.deploy.entity import Entity
 from modelserve.deploy.kinds import check_kind
-from modelserve.deploy.record import Record, new_id, now
+from modelserve.deploy.manifests import source
+from modelserve.deploy.record import Record, lasting_id, new_id, now
 from modelserve.deploy.reference import LATEST, check_name, function_string
 from modelserve.deploy.run import Run
 from modelserve.deploy.task import Task
@@ -63,6 +64,29 @@ class Function(Entity):
         if wait:
             run.wait(timeout=timeout, log_info=log_info)
         return run
+
+    def manifest(
+        self, action: str, *, target: str = "kubernetes", with_secrets: bool = False, **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """What a run with these parameters would be in a cluster: manifests in the order in which they are applied.
+
+        No cluster is asked, and nothing is stored. The same function gives the same names each time, so that applying
+        it anew changes what is there. with_secrets: the Secret with the values of the project's secrets too, which is
+        left out otherwise. Raises ConfigError.
+        """
+        check_action(action)
+        if target != "kubernetes":
+            raise ConfigError(f"target is {target!r}; it must be kubernetes, the one that has manifests")
+        task = self._task_for(action)
+        spec = runs.sealed(self._record, task, parameters_of(parameters), target, self._store)
+        record = runs.new_record(self._record, task, spec, id=lasting_id(self.project, self.name))
+        found = source.manifests(record, self._store)
+        if with_secrets:
+            return found
+        for secret in (one for one in found if one["kind"] == "Secret"):
+            keys = ", ".join(secret["data"])
+            log.warning("the Secret %s (%s) is left out, since it has values in it", secret["metadata"]["name"], keys)
+        return [one for one in found if one["kind"] != "Secret"]
 
     def new_task(self, action: str, **spec: Any) -> Task:
         """The task for this action with these parameters. Raises EntityExists when there is one, ConfigError."""

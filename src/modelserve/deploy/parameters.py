@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelserve import flags
-from modelserve.deploy import shapes
+from modelserve.deploy import cluster_shapes, shapes
 from modelserve.errors import ConfigError
 
 ACTIONS = ("serve",)
@@ -48,7 +48,12 @@ POD: tuple[Row, ...] = (
     Row("affinity", shapes.affinity, "Kubernetes' affinity, keys in camelCase or snake_case."),
     Row("tolerations", shapes.tolerations, "[{key, operator, value, effect, toleration_seconds}]."),
     Row("envs", shapes.envs, "Environment variables: [{name, value}], or a mapping.", here="the server's environment"),
-    Row("secrets", shapes.texts, "Names of the project's secrets.", here="the server's environment, each by its name"),
+    Row(
+        "secrets",
+        shapes.texts,
+        "Names of the project's secrets; secret://name or secret://name/KEY is one that the cluster has.",
+        here="the server's environment, each by its name; a cluster's are refused",
+    ),
     Row("profile", shapes.text, "Name of a file of defaults.", here="its defaults are taken"),
     Row("replicas", shapes.count, "How many servers.", here="worker processes behind one port"),
     Row("service_type", shapes.service_type, "ClusterIP, NodePort, LoadBalancer or ExternalName."),
@@ -60,6 +65,24 @@ POD: tuple[Row, ...] = (
     ),
     Row("runtime_class", shapes.text, "RuntimeClass of the pods."),
     Row("priority_class", shapes.text, "PriorityClass of the pods."),
+    Row("namespace", cluster_shapes.namespace, "Namespace of the cluster."),
+    Row("flavor", cluster_shapes.flavor, "What serves it in the cluster: deployment, or kserve."),
+    Row("scaling", cluster_shapes.scaling, "Autoscaling, in place of replicas: {min_replicas, max_replicas, target}."),
+    Row(
+        "disruption_budget",
+        cluster_shapes.disruption_budget,
+        'How many pods may be missing while nodes are emptied: 1, "50%", or {min_available}.',
+    ),
+    Row(
+        "model_cache",
+        cluster_shapes.model_cache,
+        'A disk for downloaded models: its size, such as "20Gi", {size, storage_class, access_mode}, or {claim_name}.',
+    ),
+    Row("startup_timeout", cluster_shapes.seconds, "Seconds for a pod's model to be downloaded and loaded."),
+    Row("labels", cluster_shapes.labels, "Further labels of all objects, a mapping."),
+    Row("annotations", cluster_shapes.notes, "Further annotations of all objects, a mapping."),
+    Row("image_pull_policy", cluster_shapes.pull_policy, "Always, IfNotPresent or Never."),
+    Row("image_pull_secrets", cluster_shapes.object_names, "Names of the cluster's secrets for the image's registry."),
     Row("path", shapes.text, "Another path, below the function's.", here="what is served", run_only=True),
     Row("model_name", shapes.text, "Another name to serve it under.", here="the name in the paths", run_only=True),
     Row("image", shapes.text, "Another image.", run_only=True),

@@ -15,7 +15,8 @@ from modelserve.deploy import parameters, shapes
 from modelserve.deploy.home import profiles_directory
 from modelserve.errors import ConfigError
 
-_NOT_DEFAULTS = ("id", "name", "description", "labels", "service_ports")
+_TEMPLATES = ("labels", "service_ports", "gpu_key")
+_NOT_DEFAULTS = ("id", "name", "description", *_TEMPLATES)
 TEMPLATE = "profile_template"
 """Key of the sealed spec under which what only Kubernetes reads of a profile is kept."""
 
@@ -69,7 +70,7 @@ def _defaults(
         defaults = parameters.read(given, on="task")
     except ConfigError as error:
         raise ConfigError(f"the profile {name}: {error.message}") from error
-    rest: dict[str, Any] = {key: said[key] for key in ("labels", "service_ports") if key in said}
+    rest: dict[str, Any] = {key: said[key] for key in _TEMPLATES if key in said}
     if bases := [one for one in bases if "kind" in one]:
         rest["bases"] = [dict(one) for one in bases]
     return defaults | ({TEMPLATE: rest} if rest else {})

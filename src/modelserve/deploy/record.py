@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -59,6 +60,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_id() -> str:
     return uuid.uuid4().hex
+
+
+def lasting_id(project: str, name: str) -> str:
+    """The id of what is not stored, but must be the same each time that it is named: it looks like any other."""
+    return sha256(f"{project}/{name}".encode()).hexdigest()[:32]
 
 
 def now() -> str:

@@ -17,6 +17,7 @@ from modelserve import registry
 from modelserve.client import Client
 from modelserve.deploy import command, parameters, paths, profiles, states, waiting
 from modelserve.deploy.change import Change
+from modelserve.deploy.cluster_shapes import SECRET
 from modelserve.deploy.entity import Entity
 from modelserve.deploy.record import Record, new_id, now, transition
 from modelserve.deploy.reference import Key, function_string, task_string
@@ -277,7 +278,10 @@ def sealed(function: Record, task: Record, given: dict[str, Any], target: str, s
         paths.check_override(spec["path"], function.spec["path"])
     command.server_args(function.kind, spec)
     for name in spec.get("secrets", ()):
-        store.get_secret(function.project, name)  # that there is one
+        if not name.startswith(SECRET):
+            store.get_secret(function.project, name)  # that there is one
+        elif target == "local":
+            raise ConfigError(f"secrets has {name!r}, a Secret of a cluster; on this machine give one of the project")
     if target == "local":
         _check_here(spec)
     if spec.get("return_probabilities") and spec.get("huggingface_task") in parameters.NO_CLASSES:
@@ -287,9 +291,9 @@ def sealed(function: Record, task: Record, given: dict[str, Any], target: str, s
     return {"action": "serve", "target": target, **spec}
 
 
-def new_record(function: Record, task: Record, spec: dict[str, Any]) -> Record:
-    """The run, READY. spec: as `sealed` gives it."""
-    id, time = new_id(), now()
+def new_record(function: Record, task: Record, spec: dict[str, Any], id: str = "") -> Record:
+    """The run, READY. spec: as `sealed` gives it. id: a new one where none is given."""
+    id, time = id or new_id(), now()
     reference = function_string(function.kind, function.project, function.name, function.id)
     record = Record(
         project=function.project,

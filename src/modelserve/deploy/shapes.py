@@ -29,13 +29,14 @@ RESOURCES = {
 """As users and as Kubernetes name them -> as a spec does. Further names with a slash are a cluster's own, and kept."""
 SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 VOLUME_TYPES = {
-    "persistent_volume_claim": ("size", "storage_class", "claim_name", "sub_path"),
+    "persistent_volume_claim": ("size", "storage_class", "access_mode", "claim_name", "sub_path"),
     "empty_dir": ("size_limit", "medium", "sub_path"),
     "ephemeral": ("size", "storage_class", "sub_path"),
     "shared_volume": ("size", "claim_name", "sub_path"),
     "host_path": ("path", "sub_path"),
 }
 """Type of volume -> what its spec may say. host_path is a directory of the machine: what a volume is on a laptop."""
+ACCESS_MODES = ("ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany")
 _AMOUNTS = ("requests", "limits")
 _OPERATORS = ("Equal", "Exists")
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -61,7 +62,7 @@ def count(name: str, value: object) -> Json:
 
 
 def service_type(name: str, value: object) -> Json:
-    return _choice(name, value, SERVICE_TYPES)
+    return choice(name, value, SERVICE_TYPES)
 
 
 def service_name(name: str, value: object) -> Json:
@@ -82,16 +83,16 @@ def texts(name: str, value: object) -> Json:
 
 def node_selector(name: str, value: object) -> Json:
     """[{"key": "gpu", "value": "a100"}] or {"gpu": "a100"} -> the former."""
-    return [{"key": key, "value": one} for key, one in _pairs(name, value, "key").items()]
+    return [{"key": key, "value": one} for key, one in pairs(name, value, "key").items()]
 
 
 def envs(name: str, value: object) -> Json:
     """[{"name": "A", "value": "1"}] or {"A": "1"} -> the former."""
-    pairs = _pairs(name, value, "name")
-    for variable in pairs:
+    given = pairs(name, value, "name")
+    for variable in given:
         if not _VARIABLE.fullmatch(variable):
             raise wrong(f"the name in {name}", variable, "letters, digits, _, . and -, not beginning with a digit")
-    return [{"name": variable, "value": one} for variable, one in pairs.items()]
+    return [{"name": variable, "value": one} for variable, one in given.items()]
 
 
 def resources(name: str, value: object) -> Json:
@@ -99,7 +100,7 @@ def resources(name: str, value: object) -> Json:
 
     Kubernetes' own form, {"limits": {"cpu": "2"}}, is read too: the recorded profiles have it.
     """
-    given = _mapping(name, value, 'such as {"cpu": "2", "mem": "4Gi"}')
+    given = mapping(name, value, 'such as {"cpu": "2", "mem": "4Gi"}')
     if given and set(given) <= set(_AMOUNTS):
         given = _by_resource(name, given)
     found: dict[str, dict[str, str]] = {}
@@ -124,7 +125,7 @@ def _by_resource(name: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any
     """{"limits": {"cpu": "2"}} -> {"cpu": {"limits": "2"}}."""
     found: dict[str, dict[str, Any]] = {}
     for kind, amounts in given.items():
-        for key, amount in _mapping(f"{name}[{kind!r}]", amounts or {}, 'such as {"cpu": "2"}').items():
+        for key, amount in mapping(f"{name}[{kind!r}]", amounts or {}, 'such as {"cpu": "2"}').items():
             found.setdefault(key, {})[kind] = amount
     return found
 
@@ -147,11 +148,11 @@ def tolerations(name: str, value: object) -> Json:
     found = []
     for one in _dicts(name, value):
         toleration = {snake(key): item for key, item in one.items() if item is not None}
-        _known(name, toleration, keys)
+        known(name, toleration, keys)
         if "operator" in toleration:
-            toleration["operator"] = _choice(f"operator in {name}", toleration["operator"], _OPERATORS)
+            toleration["operator"] = choice(f"operator in {name}", toleration["operator"], _OPERATORS)
         if "effect" in toleration:
-            toleration["effect"] = _choice(f"effect in {name}", toleration["effect"], _EFFECTS)
+            toleration["effect"] = choice(f"effect in {name}", toleration["effect"], _EFFECTS)
         for key in ("key", "value"):
             if not isinstance(toleration.get(key, ""), str):
                 raise wrong(f"{key} in {name}", toleration[key], "a text")
@@ -164,7 +165,7 @@ def tolerations(name: str, value: object) -> Json:
 
 def affinity(name: str, value: object) -> Json:
     """Kubernetes' own form, with its keys in camelCase or snake_case -> camelCase."""
-    found = _camel_keys(_mapping(name, value, "Kubernetes' affinity, such as {'node_affinity': {…}}"))
+    found = _camel_keys(mapping(name, value, "Kubernetes' affinity, such as {'node_affinity': {…}}"))
     for key in found:
         if key not in _AFFINITIES:
             raise wrong(f"a key of {name}", key, "one of node_affinity, pod_affinity, pod_anti_affinity")
@@ -175,34 +176,42 @@ def volumes(name: str, value: object) -> Json:
     found = []
     for one in _dicts(name, value):
         volume = {snake(key): item for key, item in one.items()}
-        _known(name, volume, {"volume_type", "name", "mount_path", "spec"})
+        known(name, volume, {"volume_type", "name", "mount_path", "spec"})
         for key in ("volume_type", "name", "mount_path"):
             text(f"{key} in {name}", volume.get(key))
         if (kind := str(volume["volume_type"]).lower()) not in VOLUME_TYPES:
             raise wrong(f"volume_type in {name}", volume["volume_type"], "one of " + ", ".join(VOLUME_TYPES))
-        if not str(volume["mount_path"]).startswith("/"):
-            raise wrong(f"mount_path in {name}", volume["mount_path"], "an absolute path")
-        spec = _mapping(f"spec in {name}", volume.get("spec") or {}, 'such as {"size": "10Gi"}')
+        if not str(volume["mount_path"]).startswith("/") or ":" in str(volume["mount_path"]):
+            raise wrong(f"mount_path in {name}", volume["mount_path"], "an absolute path, which has no colon")
+        spec = mapping(f"spec in {name}", volume.get("spec") or {}, 'such as {"size": "10Gi"}')
         said = {snake(key): item for key, item in spec.items() if item is not None}
-        _known(f"spec of a {kind} in {name}", said, set(VOLUME_TYPES[kind]))
+        known(f"spec of a {kind} in {name}", said, set(VOLUME_TYPES[kind]))
         for key in ("size", "size_limit"):
             if key in said and not is_quantity(said[key]):
                 raise wrong(f"{key} in {name}", said[key], 'a quantity such as "10Gi"')
+        if "access_mode" in said:
+            said["access_mode"] = choice(f"access_mode in {name}", said["access_mode"], ACCESS_MODES)
+        if "sub_path" in said and not _is_below(said["sub_path"]):
+            raise wrong(f"sub_path in {name}", said["sub_path"], "a path within the volume, such as models/bert")
         if kind == "host_path":
             text(f"path of a host_path in {name}", said.get("path"))
         found.append({**volume, "volume_type": kind, "spec": said})
     return found
 
 
-def _choice(name: str, value: object, choices: Sequence[str]) -> str:
+def _is_below(path: object) -> bool:
+    return isinstance(path, str) and not path.startswith("/") and ".." not in path.split("/")
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> str:
     """In any case, as it is spelled in `choices`."""
-    for choice in choices:
-        if isinstance(value, str) and value.lower() == choice.lower():
-            return choice
+    for one in choices:
+        if isinstance(value, str) and value.lower() == one.lower():
+            return one
     raise wrong(name, value, "one of " + ", ".join(choices))
 
 
-def _pairs(name: str, value: object, key: str) -> dict[str, str]:
+def pairs(name: str, value: object, key: str) -> dict[str, str]:
     """A mapping of texts, or a list of {key, "value"}."""
     if isinstance(value, Mapping):
         given = dict(value)
@@ -222,7 +231,7 @@ def _pairs(name: str, value: object, key: str) -> dict[str, str]:
     return given
 
 
-def _mapping(name: str, value: object, allowed: str) -> Mapping[str, Any]:
+def mapping(name: str, value: object, allowed: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise wrong(name, value, f"a mapping, {allowed}")
     return value
@@ -231,10 +240,10 @@ def _mapping(name: str, value: object, allowed: str) -> Mapping[str, Any]:
 def _dicts(name: str, value: object) -> list[Mapping[str, Any]]:
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise wrong(name, value, "a list of mappings")
-    return [_mapping(f"an entry of {name}", one, "with texts as keys") for one in value]
+    return [mapping(f"an entry of {name}", one, "with texts as keys") for one in value]
 
 
-def _known(name: str, given: Mapping[str, Any], known: set[str]) -> None:
+def known(name: str, given: Mapping[str, Any], known: set[str]) -> None:
     for key in given:
         if key not in known:
             raise wrong(f"a key of {name}", key, "one of " + ", ".join(sorted(known)))

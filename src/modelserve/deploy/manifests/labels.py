@@ -1,0 +1,70 @@
+"""The metadata of a run's objects: labels to find them by, annotations with what is too long for a label. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelserve.deploy.manifests.names import label_value
+from modelserve.deploy.manifests.workload import Workload
+from modelserve.errors import ConfigError
+
+OURS = "modelserve/"
+RUN = OURS + "run"
+
+
+def selector(workload: Workload) -> dict[str, str]:
+    """What the pods of the run have, and no other pod."""
+    return {RUN: label_value(workload.record.id)}
+
+
+def labels(workload: Workload) -> dict[str, str]:
+    """Of every object. A user's win over the profile's, and over those of app.kubernetes.io."""
+    function = workload.function
+    said = {
+        "app.kubernetes.io/name": "modelserve",
+        "app.kubernetes.io/instance": workload.name,
+        "app.kubernetes.io/version": label_value(function.id),
+        "app.kubernetes.io/component": workload.spec["action"],
+        "app.kubernetes.io/part-of": label_value(function.project),
+        "app.kubernetes.io/managed-by": "modelserve",
+        OURS + "project": label_value(function.project),
+        OURS + "function": label_value(function.name),
+        OURS + "kind": label_value(function.kind),
+        **selector(workload),
+    }
+    if profile := workload.spec.get("profile"):
+        said[OURS + "profile"] = label_value(profile)
+    for key, value in (workload.template.labels | workload.spec.get("labels", {})).items():
+        if key.startswith(OURS):
+            raise ConfigError(f"labels has {key!r}; what begins with {OURS} is modelserve's own, give another key")
+        said[key] = value
+    return said
+
+
+def notes(workload: Workload) -> dict[str, str]:
+    """Annotations of every object."""
+    own: dict[str, str] = {OURS + "key": workload.record.key, OURS + "function": workload.spec["function"]}
+    own |= workload.spec.get("annotations", {})
+    return own
+
+
+def pod_notes(workload: Workload) -> dict[str, str]:
+    """Annotations of the pods: Prometheus looks there for what to scrape. Not on the service, or it would scrape each
+    pod twice."""
+    scrape = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(workload.http_port),
+        "prometheus.io/path": "/metrics",
+    }
+    return scrape | notes(workload)
+
+
+def metadata(workload: Workload, name: str = "") -> dict[str, Any]:
+    """Of an object, which is called as the run is where it has no name of its own."""
+    place = {"namespace": workload.namespace} if workload.namespace else {}
+    return {
+        "name": name or workload.name,
+        **place,
+        "labels": labels(workload),
+        "annotations": notes(workload),
+    }

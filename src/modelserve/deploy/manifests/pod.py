@@ -1,0 +1,134 @@
+"""A pod and its server's container, on whatever kind of object makes pods of it. Pure."""
+
+from __future__ import annotations
+
+import copy
+from hashlib import sha256
+from typing import Any
+
+from modelserve.deploy import shapes
+from modelserve.deploy.manifests import claims, probes, resources, variables, volumes
+from modelserve.deploy.manifests.labels import OURS, labels, pod_notes, selector
+from modelserve.deploy.manifests.workload import Workload
+
+CONTAINER = "modelserve"
+COMMAND = ["modelserve", "serve"]
+_USER = 1000
+PRE_STOP_S = 5
+"""Between a pod's end being decided and SIGTERM, which closes the door: until every node has heard of it, requests
+still come."""
+_MARGIN_S = 10
+"""For a server that has drained to end by itself."""
+_Json = dict[str, Any]
+
+
+def template(workload: Workload) -> _Json:
+    """Metadata and spec of the pods."""
+    notes = pod_notes(workload)
+    if workload.files:  # so that other files mean other pods
+        text = "\0".join(f"{name}\0{content}" for name, content in sorted(workload.files.items()))
+        notes[OURS + "files"] = sha256(text.encode()).hexdigest()[:16]
+    mounted = volumes.of(workload)
+    return {
+        "metadata": {"labels": labels(workload), "annotations": notes},
+        "spec": {
+            **placed(workload),
+            "containers": [container(workload, mounted)],
+            "volumes": listed(mounted),
+        },
+    }
+
+
+def placed(workload: Workload) -> _Json:
+    """Where and as whom the pods run, and how they end."""
+    spec = workload.spec
+    found: _Json = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_s(workload),
+        "securityContext": pod_security(),
+    }
+    if "node_selector" in spec:
+        found["nodeSelector"] = {one["key"]: one["value"] for one in spec["node_selector"]}
+    if affinity := _affinity(workload):
+        found["affinity"] = affinity
+    if "tolerations" in spec:
+        found["tolerations"] = [{shapes.camel(k): v for k, v in one.items()} for one in spec["tolerations"]]
+    if "runtime_class" in spec:
+        found["runtimeClassName"] = spec["runtime_class"]
+    if "priority_class" in spec:
+        found["priorityClassName"] = spec["priority_class"]
+    if "image_pull_secrets" in spec:
+        found["imagePullSecrets"] = [{"name": name} for name in spec["image_pull_secrets"]]
+    return found
+
+
+def grace_s(workload: Workload) -> int:
+    """From the decision to SIGKILL: longer than the server takes to answer what it has accepted."""
+    return PRE_STOP_S + workload.shutdown_timeout_s + _MARGIN_S
+
+
+def container(workload: Workload, mounted: list[volumes.Mounted], name: str = CONTAINER) -> _Json:
+    found: _Json = {"name": name, "image": workload.image}
+    if "image_pull_policy" in workload.spec:
+        found["imagePullPolicy"] = workload.spec["image_pull_policy"]
+    found |= {"command": list(COMMAND), "args": list(workload.args), "ports": _ports(workload)}
+    found["env"] = variables.env(workload)
+    if sources := variables.env_from(workload):
+        found["envFrom"] = sources
+    if wanted := resources.of(workload):
+        found["resources"] = wanted
+    found |= probes.of(workload.http_port, probes.startup_s(workload)) | ending() | {"securityContext": security()}
+    return found | {"volumeMounts": [one.mount for one in mounted]}
+
+
+def ending() -> _Json:
+    """What is done before SIGTERM, and where the reason is read when a container has ended."""
+    return {
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_S)]}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def security() -> _Json:
+    """Pod Security Standards, "restricted", and a root that nobody writes to."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def pod_security() -> _Json:
+    """fsGroup: volumes are the server's to write. Their files are changed only where the top folder is not so yet."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _USER,
+        "runAsGroup": _USER,
+        "fsGroup": _USER,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def listed(mounted: list[volumes.Mounted]) -> list[_Json]:
+    """Each volume once, though it may be mounted twice."""
+    return list({one.volume["name"]: one.volume for one in mounted}.values())
+
+
+def _ports(workload: Workload) -> list[_Json]:
+    named = {"http": workload.http_port, "grpc": workload.grpc_port}
+    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in named.items() if port]
+
+
+def _affinity(workload: Workload) -> _Json:
+    """The run's; and where it has a disk for one node, its pods are where its other pods are, or the new pod of a
+    rolling update could wait on another node for the disk that the old one has."""
+    found: _Json = copy.deepcopy(workload.spec.get("affinity", {}))
+    if claims.are_on_one_node(workload):
+        near = {"labelSelector": {"matchLabels": selector(workload)}, "topologyKey": "kubernetes.io/hostname"}
+        pods = found.setdefault("podAffinity", {})
+        key = "requiredDuringSchedulingIgnoredDuringExecution"
+        pods[key] = [*pods.get(key, ()), near]
+    return found

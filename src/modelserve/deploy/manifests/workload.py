@@ -1,0 +1,90 @@
+"""What all objects of a run are made from: its sealed spec, understood once. Pure.
+
+Reads no store: values of secrets and texts of files come from whoever made the run (`source.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelserve import flags
+from modelserve.deploy import command, parameters
+from modelserve.deploy.kinds import KINDS, Kind
+from modelserve.deploy.manifests import template
+from modelserve.deploy.manifests.names import resource_name
+from modelserve.deploy.manifests.template import Template
+from modelserve.deploy.record import Record
+from modelserve.deploy.reference import Key, parse_function_string
+from modelserve.environment import PREFIX
+
+HTTP_PORT, GRPC_PORT = 8080, 8081
+"""KServe's, and DigitalHub's."""
+MODEL_DIR = PREFIX + "MODEL_DIR"
+"""Variable of a secret that says where the model is, in place of the flag, which anybody may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """record: the run. args: words after `modelserve serve`. secrets: what the run's own Secret holds, by variable.
+    files: what its ConfigMap holds, by file name."""
+
+    record: Record
+    function: Key
+    name: str
+    template: Template
+    args: tuple[str, ...]
+    http_port: int
+    grpc_port: int | None
+    shutdown_timeout_s: int
+    image: str
+    secrets: Mapping[str, str] = field(repr=False)
+    files: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, record: Record, secrets: Mapping[str, str], files: Mapping[str, str], image: str) -> Workload:
+        """image: the one where the run names none. Raises ConfigError."""
+        spec = record.spec
+        function = parse_function_string(spec["function"])
+        config = flags.from_keywords(**parameters.server_config(spec))
+        http_port, grpc_port = command.ports(spec)
+        http_port, grpc_port = http_port or HTTP_PORT, grpc_port or GRPC_PORT
+        words = command.server_args(function.kind, spec, limit_threads=True)
+        words = [word for word in words if not (MODEL_DIR in secrets and word.startswith("--model_dir="))]
+        return cls(
+            record=record,
+            function=function,
+            name=resource_name(record.project, function.name, record.id),
+            template=template.of(spec),
+            args=(*words, f"--http_port={http_port}", f"--grpc_port={grpc_port}"),
+            http_port=http_port,
+            grpc_port=grpc_port if config.enable_grpc else None,
+            shutdown_timeout_s=math.ceil(config.shutdown_timeout),
+            image=spec.get("image") or image,
+            secrets=secrets,
+            files=files,
+        )
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.record.spec
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.function.kind]
+
+    @property
+    def namespace(self) -> str:
+        """ "" for whichever the cluster's context names."""
+        return str(self.spec.get("namespace", ""))
+
+    @property
+    def replicas(self) -> int:
+        return int(self.spec.get("replicas", 1))
+
+    @property
+    def is_several(self) -> bool:
+        """Whether pods of it may be on several nodes at once."""
+        return self.replicas > 1 or "scaling" in self.spec

@@ -1,0 +1,111 @@
+"""Every parameter of a run, where it lands in the cluster: nowhere but in the places that its row says.
+
+The rows are the rule; what a row does not name must be as it is without the parameter. What comes out is held against
+the schemas of Kubernetes, and against the rules that no schema knows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from modelserve.deploy import parameters
+from tests.deploy.manifests import rules, schemas
+from tests.deploy.manifests.made import flat, made, of_kind, pod_of
+from tests.deploy.manifests.rows import GONE, ROWS
+
+EXISTING = [("Secret", "hf"), ("Secret", "other"), *(("PersistentVolumeClaim", n) for n in ("there", "data", "models"))]
+
+
+def test_each_parameter_of_a_pod_has_a_row() -> None:
+    own = {"scaling", "service_name", "labels", "annotations", "namespace", "profile", "flavor", "path", "model_name"}
+    assert {row.name for row in parameters.POD} == {name for name, _, _ in ROWS if name in parameters._ROWS} | own
+
+
+@pytest.mark.parametrize(("name", "value", "places"), ROWS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(ROWS)])
+def test_a_parameter_is_where_its_row_says_and_nowhere_else(name: str, value: Any, places: dict[str, Any]) -> None:
+    plain, given = flat(made()), flat(made(**{name: value}))
+    changed = {path: one for path, one in given.items() if plain.get(path, GONE) != one}
+    changed |= dict.fromkeys(plain.keys() - given.keys(), GONE)
+    noise = ("apiVersion", "kind", "metadata.labels", "metadata.annotations")
+    new = [kind for kind in ("PersistentVolumeClaim", "PodDisruptionBudget") if f"{kind}.kind" not in plain]
+    ours = {f"{kind}.{part}" for kind in new for part in noise}
+    assert {p: one for p, one in changed.items() if not p.startswith(tuple(ours))} == places
+
+
+MATRIX: list[dict[str, Any]] = [
+    {},
+    *({name: value} for name, value, _ in ROWS),
+    {"scaling": {"max_replicas": 4}, "resources": {"cpu": "1"}, "model_cache": {"size": "1Gi"}},
+    {"scaling": {"min_replicas": 2, "max_replicas": 4, "target": {"mem": 70, "modelserve_queue_size": "16"}},
+     "resources": {"mem": {"limits": "1Gi"}}},
+    {"service_name": "stable", "service_type": "LoadBalancer", "http_port": 9000, "grpc_port": 9001},
+    {"namespace": "models", "values": {"TOKEN": "s3cret"}, "service_name": "stable", "disruption_budget": 1},
+    {"labels": {"team": "ml", "example.org/a": ""}, "annotations": {"a.b/c": "any text: ü"}},
+    {"values": {"TOKEN": "s3cret"}, "files": {"chat_template.jinja": "{{ x }}\n"}, "image_pull_policy": "Always"},
+    {"name": "A Model_with.an+awkward name" * 9, "project": "p+" * 100, "id": "an.id_of+old"},
+    {"kind": "sklearnserve", "path": "s3://bucket/iris.skops", "replicas": 2, "disruption_budget": 1},
+    {"volumes": [
+        {"volume_type": "persistent_volume_claim", "name": "My Data", "mount_path": "/a", "spec": {"sub_path": "x"}},
+        {"volume_type": "persistent_volume_claim", "name": "My Data", "mount_path": "/b", "spec": {"sub_path": "y"}},
+        {"volume_type": "empty_dir", "name": "modelserve-cache", "mount_path": "/dev/shm/"},
+        {"volume_type": "empty_dir", "name": "modelserve-tmp", "mount_path": "/cache"},
+    ]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", MATRIX, ids=[f"{'+'.join(one)}-{i}" for i, one in enumerate(MATRIX)])
+def test_every_manifest_is_what_an_api_server_takes(given: dict[str, Any]) -> None:
+    found = made(**given)
+    for version in (schemas.VERSIONS[0], schemas.VERSIONS[-1]):
+        assert [fault for one in found for fault in schemas.faults(one, version)] == []
+    assert rules.broken(found, EXISTING) == []
+
+
+@pytest.mark.slow
+def test_in_every_version_that_there_are_schemas_of() -> None:
+    assert len(schemas.VERSIONS) > 5
+    for version, given in itertools.product(schemas.VERSIONS, MATRIX):
+        assert [fault for one in made(**given) for fault in schemas.faults(one, version)] == []
+
+
+def test_the_schemas_are_those_of_kubernetes_validate() -> None:
+    """And they see what is wrong."""
+    for one in made(scaling={"max_replicas": 2}, resources={"cpu": "1"}, disruption_budget=1, model_cache="1Gi"):
+        assert kubernetes_validate.validate(one, schemas.VERSIONS[-1], strict=True) == schemas.VERSIONS[-1]
+    wrong = of_kind(made(), "Deployment")
+    wrong["spec"]["template"]["spec"]["containers"][0]["imagePullpolicy"] = "Always"
+    assert "imagePullpolicy" in " ".join(schemas.faults(wrong, "1.37"))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.37", strict=True)
+
+
+TOKEN = {"name": "X", "valueFrom": {"secretKeyRef": {"name": "gone", "key": "X"}}}
+WRONG: list[tuple[str, Any]] = [
+    ("Deployment selects", lambda d, p, c, s: d["selector"]["matchLabels"].update(a="b")),
+    ("port 99999", lambda d, p, c, s: c["ports"][0].update(containerPort=99999)),
+    ("imagePullPolicy", lambda d, p, c, s: c.update(imagePullPolicy="Maybe")),
+    ("two containers", lambda d, p, c, s: p["containers"].append(dict(c))),
+    ("container 'Box'", lambda d, p, c, s: c.update(name="Box")),
+    ("mount of no volume", lambda d, p, c, s: p["volumes"].pop()),
+    ("is no quantity", lambda d, p, c, s: c.update(resources={"requests": {"memory": "12Zi"}})),
+    ("no Secret", lambda d, p, c, s: c["env"].append(TOKEN)),
+    ("no PersistentVolumeClaim", lambda d, p, c, s: p["volumes"][0].update(persistentVolumeClaim={"claimName": "x"})),
+    ("Service selects", lambda d, p, c, s: s["selector"].update(a="b")),
+    ("leads to no port", lambda d, p, c, s: s["ports"][0].update(targetPort="web")),
+    ("killed before", lambda d, p, c, s: p.update(terminationGracePeriodSeconds=5)),
+    ("the deadline is over", lambda d, p, c, s: d.update(progressDeadlineSeconds=600)),
+]
+
+
+@pytest.mark.parametrize(("said", "break_"), WRONG, ids=[said for said, _ in WRONG])
+def test_the_rules_see(said: str, break_: Any) -> None:
+    """The recorded mistakes that the schemas do not catch, and more."""
+    found = made()
+    deployment, service = of_kind(found, "Deployment")["spec"], of_kind(found, "Service")["spec"]
+    (container,) = pod_of(found)["containers"]
+    break_(deployment, pod_of(found), container, service)
+    assert said in "\n".join(rules.broken(found))
