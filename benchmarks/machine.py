@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("modelserve", "torch", "transformers", "tokenizers", "uvicorn", "fastapi")
@@ -22,8 +22,15 @@ def describe() -> dict[str, str]:
         "processor": f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{int(memory[1]) / 2**20:.1f} GiB" if memory else "unknown",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "versions": ", ".join(filter(None, map(_version, PACKAGES))),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:  # fastapi is the naive server's alone
+        return ""
 
 
 class Others:

@@ -82,6 +82,7 @@ def main(
             else:
                 flags += ["--device", device]
             found.append(contender.serve(stack, folder, f"{name}, {dtype}", [*flags, "--model_dir", where]))
+        said = [one.describe() for one in found if isinstance(one, Served)]
         for dtype in dict.fromkeys(backend.partition(":")[2] for backend in backends.split(",")):
             found.append(contender.one_by_one(stack, folder, dtype, device, threads))
         for one in found:
@@ -107,7 +108,7 @@ def main(
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    facts = list(_facts(measured, stalls, read))
+    facts = [*said, *_facts(measured, stalls, read)]
     for fact in facts:
         console.print(fact, soft_wrap=True)
     if record:

@@ -97,6 +97,14 @@ class Served:
                     during.append(b - a)
         return Stall(1000 * median(usual), 1000 * max(during), end - begin)
 
+    def describe(self) -> str:
+        """What it runs on, and how, as /info says."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection.request("GET", "/info")
+        info: dict[str, Any] = json.loads(connection.getresponse().read())
+        connection.close()
+        return f"{self.name}: {info.get('device', '')}, {info.get('engine', '')}"
+
     def _run(self, **job: Any) -> dict[str, Any]:
         with Child(["benchmarks.generate.stream"], folder=self.child.log.parent) as client:
             client.say({"port": self._port, **job})
@@ -157,15 +165,6 @@ def serve(stack: ExitStack, folder: Path, name: str, flags: list[str]) -> Served
     port = json.loads(ports.read_text())["http_port"]
     child.wait(lambda: ready(port), START_S)
     return Served(name, child, port)
-
-
-def describe(served: Served) -> dict[str, Any]:
-    """What /info says."""
-    connection = http.client.HTTPConnection("127.0.0.1", served._port, timeout=60)
-    connection.request("GET", "/info")
-    found: dict[str, Any] = json.loads(connection.getresponse().read())
-    connection.close()
-    return found
 
 
 def one_by_one(stack: ExitStack, folder: Path, dtype: str, device: str, threads: int) -> OneByOne:

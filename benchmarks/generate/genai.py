@@ -28,7 +28,8 @@ def main() -> None:
         job: dict[str, Any] = json.loads(line)
         wanted = openvino_genai.GenerationConfig()
         wanted.max_new_tokens, wanted.ignore_eos, wanted.do_sample = job["tokens"], True, False
-        waiting, open_, count, first = list(reversed(job["prompts"])), {}, 0, []
+        waiting, count, first = list(reversed(job["prompts"])), 0, []
+        open_: dict[int, list[Any]] = {}
         started, cpu = time.perf_counter(), time.process_time()
         while waiting or open_:
             while waiting and len(open_) < job["callers"]:

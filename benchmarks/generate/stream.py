@@ -19,6 +19,7 @@ _RECEIVE = 1 << 16
 _GIVE_UP_S = 120.0
 _EVENT = b"data: {"
 _END = b"data: [DONE]"
+_USAGE = b'"completion_tokens":'
 
 
 @dataclass(slots=True)
@@ -67,10 +68,11 @@ class Caller:
             raise ConnectionError(seen.decode(errors="replace")[:500])
         complete, _, self._rest = seen.rpartition(b"\n\n")
         self.text.events += [now] * complete.count(_EVENT)
+        if (usage := complete.rfind(_USAGE)) >= 0:
+            number = usage + len(_USAGE)
+            self.text.tokens = int(complete[number : number + 12].split(b",")[0].split(b"}")[0])
         if _END not in complete:
             return False
-        usage = complete.rindex(b'"completion_tokens":') + 20
-        self.text.tokens = int(complete[usage : usage + 12].split(b",")[0].split(b"}")[0])
         # The last event is the usage, which is no token.
         self.text.events.pop()
         self.text.ended = now
