@@ -133,6 +133,8 @@ def test_the_service_names_its_runtime_and_is_scaled_by_kserve() -> None:
         70,
     ]
     assert predictor["labels"]["modelserve/run"]
+    with_file = of_kind(made(flavor="kserve", files={"a": "1"}), "InferenceService")["spec"]["predictor"]
+    assert with_file["annotations"].keys() - predictor["annotations"].keys() == {"modelserve/files"}
     annotations = of_kind(found, "InferenceService")["metadata"]["annotations"]
     assert annotations["serving.kserve.io/deploymentMode"] == "RawDeployment"
 

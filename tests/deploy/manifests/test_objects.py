@@ -167,6 +167,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"path": "/srv/bert"}, "path is '/srv/bert', a place of this machine, which no pod sees"),
     ({"path": "file:///srv/bert"}, "path is 'file:///srv/bert', a place of this machine, which no pod sees"),
     ({"service_type": "ExternalName"}, "service_type is 'ExternalName', which is a name for a host elsewhere"),
+    ({"host": "127.0.0.1"}, "host is '127.0.0.1', where nobody but the pod itself asks; leave it out"),
+    ({"http_port": 8081}, "http_port and grpc_port are both 8081; give each a port of its own"),
     ({"scaling": {"max_replicas": 2}}, "scaling is by the share of the requested cpu, and resources requests none"),
     ({"resources": {"gpu": {"requests": 1, "limits": 2}}}, "requests and limits of a device are the same"),
     ({"labels": {"modelserve/run": "x"}}, "labels has 'modelserve/run'; what begins with modelserve/ is"),

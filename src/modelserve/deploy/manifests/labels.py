@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from modelserve.deploy.manifests.names import label_value
@@ -56,6 +57,9 @@ def pod_notes(workload: Workload) -> dict[str, str]:
         "prometheus.io/port": str(workload.http_port),
         "prometheus.io/path": "/metrics",
     }
+    if workload.files:  # so that other files mean other pods
+        text = "\0".join(f"{name}\0{content}" for name, content in sorted(workload.files.items()))
+        scrape[OURS + "files"] = sha256(text.encode()).hexdigest()[:16]
     return scrape | notes(workload)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from hashlib import sha256
 from typing import Any
 
 from modelserve.deploy import shapes
 from modelserve.deploy.manifests import claims, probes, resources, variables, volumes
-from modelserve.deploy.manifests.labels import OURS, labels, pod_notes, selector
+from modelserve.deploy.manifests.labels import labels, pod_notes, selector
 from modelserve.deploy.manifests.workload import Workload
 
 CONTAINER = "modelserve"
@@ -24,13 +23,9 @@ _Json = dict[str, Any]
 
 def template(workload: Workload) -> _Json:
     """Metadata and spec of the pods."""
-    notes = pod_notes(workload)
-    if workload.files:  # so that other files mean other pods
-        text = "\0".join(f"{name}\0{content}" for name, content in sorted(workload.files.items()))
-        notes[OURS + "files"] = sha256(text.encode()).hexdigest()[:16]
     mounted = volumes.of(workload)
     return {
-        "metadata": {"labels": labels(workload), "annotations": notes},
+        "metadata": {"labels": labels(workload), "annotations": pod_notes(workload)},
         "spec": {
             **placed(workload),
             "containers": [container(workload, mounted)],

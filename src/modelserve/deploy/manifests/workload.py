@@ -19,9 +19,11 @@ from modelserve.deploy.manifests.template import Template
 from modelserve.deploy.record import Record
 from modelserve.deploy.reference import Key, parse_function_string
 from modelserve.environment import PREFIX
+from modelserve.errors import ConfigError
 
 HTTP_PORT, GRPC_PORT = 8080, 8081
 """KServe's, and DigitalHub's."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MODEL_DIR = PREFIX + "MODEL_DIR"
 """Variable of a secret that says where the model is, in place of the flag, which anybody may read."""
 
@@ -51,6 +53,10 @@ class Workload:
         config = flags.from_keywords(**parameters.server_config(spec))
         http_port, grpc_port = command.ports(spec)
         http_port, grpc_port = http_port or HTTP_PORT, grpc_port or GRPC_PORT
+        if config.host in _LOOPBACK:
+            raise ConfigError(f"host is {config.host!r}, where nobody but the pod itself asks; leave it out")
+        if config.enable_grpc and http_port == grpc_port:
+            raise ConfigError(f"http_port and grpc_port are both {http_port}; give each a port of its own")
         words = command.server_args(function.kind, spec, limit_threads=True)
         words = [word for word in words if not (MODEL_DIR in secrets and word.startswith("--model_dir="))]
         return cls(
