@@ -17,11 +17,12 @@ from modelserve.flags import (
     unknown_variables,
     without_parameters,
 )
-from modelserve.vllm_flags import NAMES, SHORT
+from modelserve.vllm_flags import NAMES, OURS, SHORT, SWITCHES
 
 NOW = [parameter for parameter in PARAMETERS if not parameter.later]
-VLLM = " belongs to the vllm backend, which this version does not have"
 LATER = [parameter for parameter in PARAMETERS if parameter.later]
+
+VLLM = "; it is vLLM's: say it in"
 
 
 def name(parameter: Parameter) -> str:
@@ -113,24 +114,31 @@ def test_what_comes_later_is_refused_and_named(parameter: Parameter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "sentence"),
+    ("argv", "kept"),
     [
-        (["--backend", "VLLM"], "--backend=vllm belongs to the vllm backend"),
-        (["--tensor-parallel-size", "2"], "--tensor-parallel-size belongs to the vllm backend"),
-        (["--tensor_parallel_size=2"], "--tensor_parallel_size belongs to the vllm backend"),
-        (["--no-enforce-eager"], "--no-enforce-eager belongs to the vllm backend"),
-        (["--kv-transfer-config.kv_role", "x"], "--kv-transfer-config.kv_role belongs to the vllm backend"),
-        (["-tp", "2"], "-tp belongs to the vllm backend"),
-        (["-O3"], "-O3 belongs to the vllm backend"),
+        (["--tensor-parallel-size", "2"], "--tensor-parallel-size 2"),
+        (["--tensor_parallel_size=2"], "--tensor_parallel_size=2"),
+        (["--no-enforce-eager", "--http_port=1"], "--no-enforce-eager"),
+        (["--kv-transfer-config.kv_role", "x"], "--kv-transfer-config.kv_role x"),
+        (["-tp", "2", "-O3"], "-tp 2 -O3"),
+        (["--lora-modules", "a=/a", "b=/b", "--threads", "1"], "--lora-modules a=/a b=/b"),
+        (["--kv-transfer-config", '{"kv_role": "x"}'], """--kv-transfer-config '{"kv_role": "x"}'"""),
+        (["--vllm_args", "--block_size 16"], "--block_size 16"),
+        (["--enforce_eager", "--vllm_args=--block_size 16", "--seed=1"], "--block_size 16 --enforce_eager --seed=1"),
+        (["--backend", "vllm", "--of-a-newer-vllm", "x"], "--of-a-newer-vllm x"),
+        (["--of-a-newer-vllm", "--backend=VLLM"], "--of-a-newer-vllm"),
     ],
 )
-def test_vllm_is_refused_and_named(argv: list[str], sentence: str) -> None:
-    assert refusal(argv) == f"{sentence}, which this version does not have"
+def test_what_is_vllms_is_kept_for_it(argv: list[str], kept: str) -> None:
+    config = parse(argv, {})
+    assert config.vllm_args == kept
+    assert parse(to_args(config), {}) == config
 
 
 def test_every_flag_of_vllm_is_known() -> None:
-    for flag in (*(f"--{name}" for name in NAMES), *SHORT):
-        assert refusal([flag]).startswith(flag + VLLM)
+    for flag in (*(f"--{name}" for name in NAMES if name not in OURS), *SHORT):
+        assert parse([flag], {}).vllm_args == flag
+    assert set(NAMES) > SWITCHES
 
 
 def test_vllms_own_words_lead_to_ours() -> None:
@@ -205,7 +213,7 @@ def test_an_empty_variable_is_not_set_unless_empty_means_something() -> None:
         (["--request_timeout=inf"], {}, "--request_timeout is 'inf'; it must be a number of at least 0.001"),
         (["--enable_grpc", "maybe"], {}, "--enable_grpc is 'maybe'; it must be true or false"),
         (["--normalize="], {}, "--normalize is ''; it must be true or false"),
-        (["--backend", "onnx"], {}, "--backend is 'onnx'; it must be one of auto, huggingface"),
+        (["--backend", "onnx"], {}, "--backend is 'onnx'; it must be one of auto, huggingface, vllm, openvino"),
         (["--model_id="], {}, "--model_id is ''; it must be a text that is not empty"),
         (["--model_id"], {}, "--model_id needs a value, a text that is not empty"),
         (["--model_id", "--http_port=1"], {}, "--model_id needs a value, a text that is not empty"),
@@ -222,8 +230,9 @@ def test_an_empty_variable_is_not_set_unless_empty_means_something() -> None:
         (["--"], {}, "unknown flag --; `modelserve serve --help` lists what there is"),
         ([], {"MODELSERVE_DEVICE": "tpu"}, "MODELSERVE_DEVICE is 'tpu'; it must be one of auto, cpu, cuda"),
         ([], {"CE_MERGE": "x"}, "CE_MERGE is 'x'; it must be true or false"),
-        ([], {"MODELSERVE_BACKEND": "vllm"}, f"MODELSERVE_BACKEND=vllm{VLLM}"),
-        ([], {"MODELSERVE_SEED": "1"}, f"MODELSERVE_SEED{VLLM}"),
+        ([], {"MODELSERVE_SEED": "1"}, f"unknown variable MODELSERVE_SEED{VLLM} MODELSERVE_VLLM_ARGS"),
+        (["--vllm_args", "'x"], {}, "vllm_args is \"'x\"; a quotation mark is missing"),
+        (["--backend=vllm", "--model", "x"], {}, "unknown flag --model; did you mean --model_id?"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(argv: list[str], environ: dict[str, str], sentence: str) -> None:
@@ -253,14 +262,13 @@ def test_probabilities_and_logits_exclude_each_other(argv: list[str], environ: d
     ("keywords", "sentence"),
     [
         ({"modle_name": "x"}, "unknown keyword modle_name; did you mean model_name?"),
-        ({"tensor_parallel_size": 2}, f"tensor_parallel_size{VLLM}"),
+        ({"tensor_parallel_size": 2}, f"unknown keyword tensor_parallel_size{VLLM} vllm_args"),
         ({"http_port": "x"}, "http_port is 'x'; it must be a whole number from 0 to 65535"),
         ({"http_port": None}, "http_port is 'None'; it must be a whole number from 0 to 65535"),
         ({"workers": True}, "workers is 'true'; it must be a whole number of at least 1"),
         ({"workers": 1.5}, "workers is '1.5'; it must be a whole number of at least 1"),
         ({"model_name": 5}, "model_name is 5; it must be a text that is not empty"),
         ({"model_name": None}, "model_name is None; it must be a text that is not empty"),
-        ({"backend": "VLLM"}, f"backend=vllm{VLLM}"),
         (
             {"max_length": 1, "max_model_len": 2},
             "max_length and max_model_len are one parameter; give only one of them",

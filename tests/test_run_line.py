@@ -90,7 +90,7 @@ def test_own_options() -> None:
             "--model_dir is for `modelserve serve`; say the directory in the place of a function's name",
         ),
         ("a --workers 2", "--workers is for `modelserve serve`; say --replicas N"),
-        ("a --gpu_memory_utilization 1", "--gpu_memory_utilization belongs to the vllm backend"),
+        ("a --gpu_memory_utilization", "--gpu_memory_utilization needs a value"),
         ("a --replicas", "--replicas needs a value, such as N"),
         ("a --project --detach", "--project needs a value"),
         ("a --detach=perhaps", "--detach is 'perhaps'; it must be true or false"),

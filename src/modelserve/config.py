@@ -60,7 +60,6 @@ def param(
 
 
 _PREDICTOR = "the remote predictor"
-_VLLM = "the vllm backend"
 _M, _S, _T, _G, _P, _L, _O = "Model", "Server", "Task", "Generation", "Performance", "Logging", "Known from KServe"
 
 
@@ -115,8 +114,7 @@ class Config:
         "auto",
         "What runs the forward passes.",
         group=_M,
-        choices=("auto", "huggingface", "openvino"),
-        later_choices={"vllm": _VLLM},
+        choices=("auto", "huggingface", "vllm", "openvino"),
         source="kserve",
     )
     dtype: str | None = param(
@@ -223,6 +221,18 @@ class Config:
         group=_G,
         choices=("hermes", "llama3_json", "pythonic", "mistral", "deepseek"),
         source="vllm",
+    )
+    vllm_python: str | None = param(
+        None,
+        "Python of the environment that has vLLM; this one when not given.",
+        group=_G,
+    )
+    vllm_args: str = param(
+        "",
+        "Further arguments for vLLM, as on its own command line: --tensor_parallel_size 2. They may also stand among "
+        "the flags here.",
+        group=_G,
+        empty=True,
     )
     # Server
     host: str = param("0.0.0.0", "Address to listen on, HTTP and gRPC.", group=_S)

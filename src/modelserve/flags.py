@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,13 +105,14 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     flag that is repeated the last counts. Raises ConfigError with one sentence for whoever wrote the command.
     """
     given = {parameter: (said, text) for parameter, said, text in _from_environ(environ)}
-    given |= {parameter: (said, text) for parameter, said, text in _from_argv(argv)}
+    given |= {parameter: (said, text) for parameter, said, text in _from_argv(argv, _asks_for_vllm(argv, environ))}
     return _checked({parameter.name: _value(parameter, said, text) for parameter, (said, text) in given.items()})
 
 
 def given(argv: Sequence[str]) -> dict[str, Any]:
     """What a command line says, by the table's names, and nothing that it leaves to defaults. Raises ConfigError."""
-    return {parameter.name: _value(parameter, said, text) for parameter, said, text in _from_argv(argv)}
+    found = _from_argv(argv, _asks_for_vllm(argv, {}))
+    return {parameter.name: _value(parameter, said, text) for parameter, said, text in found}
 
 
 def is_switch(name: str) -> bool:
@@ -161,24 +163,49 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _from_argv(argv: Sequence[str]) -> Iterator[tuple[Parameter, str, str]]:
-    """(parameter, flag as typed, value as typed) in order."""
+def _asks_for_vllm(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether --backend vllm is said, and so whether a flag that nobody knows may be one of a vLLM that is newer."""
+    said = environ.get(_variable("backend"), "")
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag == "--backend":
+            said = value if equals else following
+    return said.strip().lower() == "vllm"
+
+
+def _from_argv(argv: Sequence[str], vllm: bool) -> Iterator[tuple[Parameter, str, str]]:
+    """(parameter, flag as typed, value as typed) in order; vLLM's flags, with what follows them, at the end.
+
+    vllm: an unknown flag is vLLM's to judge.
+    """
     words = deque(argv)
+    passed: list[str] = []
+    text = ""
     while words:
         flag, equals, value = words.popleft().partition("=")
         if not _is_flag(flag):
             raise ConfigError(f"unexpected argument {flag + equals + value!r}; a flag starts with --")
         name = flag.removeprefix("--").replace("-", "_")
         parameter = _BY_NAME.get(name) if flag.startswith("--") else None
+        if parameter is None and name not in OURS and (vllm or is_vllm(flag)):
+            passed.append(flag + equals + value)
+            while words and not _is_flag(words[0]):
+                passed.append(words.popleft())
+            continue
         if parameter is None:
-            raise ConfigError(_unknown("flag", flag, name.lstrip("_"), "--{}".format))
-        if not equals and words and not _is_flag(words[0]):
+            raise ConfigError(unknown_flag(flag))
+        theirs = parameter.name == "vllm_args"  # whose value begins like a flag
+        if not equals and words and (theirs or not _is_flag(words[0])):
             value = words.popleft()
         elif not equals and parameter.type is bool:
             value = "true"
         elif not equals:
             raise ConfigError(f"{flag} needs a value, {parameter.allowed}")
+        if theirs:
+            text = value
         yield parameter, flag, value
+    if passed:
+        yield _BY_NAME["vllm_args"], passed[0], f"{text} {shlex.join(passed)}".lstrip()
 
 
 def _is_flag(word: str) -> bool:
@@ -252,6 +279,10 @@ def _checked(values: dict[str, Any]) -> Config:
         for other in parameter.excludes:
             if getattr(config, parameter.name) and getattr(config, other):
                 raise ConfigError(f"--{other} and --{parameter.name} exclude each other; give only one of them")
+    try:
+        shlex.split(config.vllm_args)
+    except ValueError as error:
+        raise ConfigError(f"vllm_args is {config.vllm_args!r}; a quotation mark is missing") from error
     return config
 
 
@@ -259,14 +290,22 @@ def _variable(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def unknown_flag(flag: str) -> str:
+    """What to say of a flag that is not in the table, as it was typed."""
+    return _unknown("flag", flag, flag.lstrip("-").replace("-", "_"), "--{}".format)
+
+
 def _unknown(kind: str, said: str, name: str, spelled: Callable[[str], str]) -> str:
     """What to say of a name that is not in the table; `spelled` is how a name of the table is written there."""
-    vllm = is_vllm(said if said.startswith("-") else "--" + name)
-    wrong = _belongs(said, "the vllm backend") if vllm else f"unknown {kind} {said}"
-    near = [OURS[name]] if name in OURS else [] if vllm else get_close_matches(name.lower(), _BY_NAME, n=1)
-    if near:
-        return f"{wrong}; did you mean {spelled(near[0])}?"
-    return wrong if vllm else f"{wrong}; `modelserve serve --help` lists what there is"
+    wrong = f"unknown {kind} {said}"
+    if name not in OURS and is_vllm("--" + name):
+        return f"{wrong}; it is vLLM's: say it in {spelled('vllm_args')}"
+    near = [OURS[name]] if name in OURS else get_close_matches(name.lower(), _BY_NAME, n=1)
+    return (
+        f"{wrong}; did you mean {spelled(near[0])}?"
+        if near
+        else f"{wrong}; `modelserve serve --help` lists what there is"
+    )
 
 
 def _belongs(said: str, later: str) -> str:

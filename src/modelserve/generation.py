@@ -70,6 +70,7 @@ class GenerateRequest:
     """What a protocol understood of the bytes. A prompt is a text, or its token ids (special tokens included)."""
 
     model_name: str
+    """The model's, or that of an adapter of it."""
     prompts: list[str | list[int]]
     sampling: Sampling = Sampling()
     usual_tokens: int | None = None
@@ -141,6 +142,8 @@ class Sequence:
     """Of this sequence's own random numbers."""
     sink: Sink
     constraint: Constraint | None = None
+    model_name: str = ""
+    """The name that was asked for: the model's, or one of `EngineLimits.adapters`."""
     cancelled: bool = False
     """Set by `Engine.cancel`, read by the engine's thread between steps."""
 

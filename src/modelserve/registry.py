@@ -23,6 +23,7 @@ BACKENDS: dict[str, str] = {
 ENGINES: dict[str, str] = {
     "huggingface": "modelserve.runtime.engine_huggingface:build",
     "openvino": "modelserve.runtime.engine_openvino:build",
+    "vllm": "modelserve.runtime.engine_vllm:build",
 }
 
 # Who loads a format. A format of features brings its own backend and task.

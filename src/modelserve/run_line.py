@@ -17,6 +17,7 @@ from modelserve import flags
 from modelserve.deploy import parameters
 from modelserve.errors import ConfigError
 from modelserve.vllm_flags import OURS, is_vllm
+from modelserve.vllm_flags import is_switch as is_vllm_switch
 
 DEFAULT_PROJECT = "default"
 WAIT_S = 600.0
@@ -122,6 +123,9 @@ def parse(argv: Sequence[str], options: Sequence[Option] = OPTIONS) -> Line:
             continue
         flag, equals, value = word.partition("=")
         name = _name(flag)
+        if name not in _SERVER and is_vllm_switch(name):
+            server.append(word)
+            continue
         if _is_switch(name):
             value = value if equals else _switched(name, words)
         elif not equals:
@@ -174,7 +178,7 @@ def _switched(name: str, words: deque[str]) -> str:
 
 
 def _value_of(flag: str, name: str, words: deque[str]) -> str:
-    if not words or (words[0].startswith("--") and name != "args"):
+    if not words or (words[0].startswith("--") and name not in ("args", "vllm_args")):
         raise ConfigError(f"{flag} needs a value" + (f", such as {FORMS[name]}" if name in FORMS else ""))
     return words.popleft()
 

@@ -1,7 +1,7 @@
-"""Names of vLLM's flags, so that `--tensor-parallel-size 2` is answered by what it belongs to and not as a misspelling.
+"""Names of vLLM's flags, so that `--tensor-parallel-size 2` is told from a misspelling, and goes to vLLM.
 
 Names alone, read from `AsyncEngineArgs` and `FrontendArgs` of vLLM 0.32 and 0.7; those that modelserve has itself
-(dtype, max_model_len, …) are left out. Knows nothing of their values.
+(dtype, max_model_len, …) are left out. Knows nothing of their values; vLLM's own parser does.
 """
 
 from __future__ import annotations
@@ -90,8 +90,29 @@ _NAMES = """
     video_pruning_rate watermark watermark_config weight_transfer_config worker_cls worker_extension_cls
 """
 
+_SWITCHES = """
+    aggregate_engine_logging allow_deprecated_quantization async_scheduling cudagraph_metrics
+    data_parallel_external_lb data_parallel_hybrid_lb data_parallel_multi_port_external_lb dcp_q_replicate
+    disable_cascade_attn disable_chunked_mm_input disable_custom_all_reduce disable_hybrid_kv_cache_manager
+    disable_log_stats disable_nccl_for_dp_synchronization disable_sliding_window enable_auto_tool_choice
+    enable_batch_sharded_sampling enable_chunked_prefill enable_cumem_allocator enable_dbo enable_elastic_ep
+    enable_ep_weight_filter enable_eplb enable_expert_parallel enable_fault_tolerance enable_flashinfer_autotune
+    enable_hc_sp enable_layerwise_nvtx_tracing enable_log_requests enable_logging_iteration_details enable_lora
+    enable_mamba_cache_stochastic_rounding enable_mamba_shared_prefix_checkpoint enable_mfu_metrics
+    enable_mixed_moe_lora_format enable_mm_embeds enable_moe_shared_loras enable_nccl_comm_suspend
+    enable_prefix_caching enable_prompt_embeds enable_return_routed_experts enable_shm_tensor_arena
+    enable_sleep_mode enable_tower_connector_lora enable_trace_replay enforce_eager fail_on_environ_validation
+    fully_sharded_loras interleave_mm_strings jit_monitor_verbose kv_cache_metrics kv_sharing_fast_prefill
+    language_model_only long_prefill_token_threshold_adaptive mm_device_do_normalize mm_encoder_only numa_bind
+    ray_workers_use_nsight return_sampling_mask scheduler_reserve_full_isl skip_mm_profiling skip_tokenizer_init
+    sleep_mode_offload_cudagraph specialize_active_lora swa_bounded_replay tokens_only use_fp64_gumbel use_replayssm
+    use_tqdm_on_load
+"""
+"""Those that may stand without a value."""
+
 SHORT: tuple[str, ...] = tuple(_SHORT.split())
 NAMES: tuple[str, ...] = tuple(_NAMES.split())
+SWITCHES: frozenset[str] = frozenset(_SWITCHES.split())
 
 
 def is_vllm(flag: str) -> bool:
@@ -104,3 +125,8 @@ def is_vllm(flag: str) -> bool:
         return flag.split(".")[0] in SHORT or flag.startswith("-O")
     name = flag[2:].replace("-", "_").split(".")[0]
     return name in NAMES or name.removeprefix("no_") in NAMES
+
+
+def is_switch(name: str) -> bool:
+    """Whether one of vLLM's flags, in snake_case, has no value: `enforce_eager`, and `no_enforce_eager` for false."""
+    return name in SWITCHES or name.removeprefix("no_") in SWITCHES

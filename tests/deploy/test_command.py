@@ -93,10 +93,7 @@ def test_environment() -> None:
         (["--model-revision=v1"], "args has --model-revision=v1; say it with path (hf://org/name:revision)"),
         (["--workers=2"], "args has --workers=2; say it with replicas"),
         (["--model_name=bert"], "args has --model_name=bert; say it with model_name"),
-        (
-            ["--tensor-parallel-size=2"],
-            "--tensor-parallel-size belongs to the vllm backend, which this version does not have",
-        ),
+        (["--model", "org/other"], "unknown flag --model; did you mean --model_id?"),
         (["--max_batch_tokens=none"], "--max_batch_tokens is 'none'; it must be a whole number of at least 1"),
         (["4"], "unexpected argument '4'; a flag starts with --"),
     ],

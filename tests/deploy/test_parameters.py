@@ -102,8 +102,7 @@ def test_accepted(given: dict[str, Any], kept: dict[str, Any]) -> None:
             )
             for task, whose in TASK.later_choices.items()
         ),
-        ({"backend": "VLLM"}, "backend=vllm belongs to the vllm backend, which this version does not have"),
-        ({"backend": "onnx"}, "backend is 'onnx'; it must be one of auto, huggingface"),
+        ({"backend": "onnx"}, "backend is 'onnx'; it must be one of auto, huggingface, vllm, openvino"),
         ({"tokenizer_revision": ""}, "tokenizer_revision is ''; it must be a text that is not empty"),
         ({"tokenizer_revision": 1}, "tokenizer_revision is 1; it must be a text that is not empty"),
         ({"max_length": 0}, "max_length is '0'; it must be a whole number of at least 1"),

@@ -7,7 +7,7 @@ requests: `runtime/generator.py` bounds what waits, writes tokens as text and co
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +28,9 @@ class EngineLimits:
     encoder_decoder: bool = False
     lacks: frozenset[str] = field(default_factory=frozenset)
     """Fields of `Sampling` that it cannot do (`logit_bias`, `grammar`, …): asking for one is the caller's error."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Further models that share its weights (LoRA), by their names: where each is from. `Sequence.model_name` says
+    which of them writes."""
 
 
 class Engine(Protocol):

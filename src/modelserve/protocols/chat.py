@@ -87,6 +87,7 @@ _HINTS = {
 class _Asked:
     """What a body means, checked."""
 
+    model_name: str
     messages: list[dict[str, Any]]
     template: dict[str, Any]
     """Options of `Model.chat_prompt`."""
@@ -115,7 +116,7 @@ async def chat(exchange: Exchange) -> Reply:
         f"chatcmpl-{exchange.id}",
         "chat.completion",
         int(time()),
-        model.name,
+        asked.model_name,
         [],
         usage(generated.prompt_tokens, generated.completion_tokens),
     )
@@ -148,6 +149,7 @@ def to_asked(body: ChatRequest) -> _Asked:
             param="response_format",
         )
     return _Asked(
+        model_name=body.model,
         messages=given,
         template={
             "tools": told,
@@ -197,7 +199,7 @@ async def _request(exchange: Exchange, model: Model, asked: _Asked) -> GenerateR
     reader = _reader(model, asked)
     prompt = await model.chat_prompt(asked.messages, **asked.template)
     return GenerateRequest(
-        model_name=model.name,
+        model_name=asked.model_name,
         prompts=[prompt],
         sampling=asked.sampling if reader is None else replace(asked.sampling, grammar=reader.grammar),
         n=asked.n,
@@ -230,7 +232,7 @@ async def _chunks(exchange: Exchange, model: Model, body: ChatRequest, asked: _A
     options = body.stream_options
     total = options is not None and bool(options.include_usage)
     each = options is not None and bool(options.continuous_usage_stats)
-    head = ChatChunk(f"chatcmpl-{exchange.id}", "chat.completion.chunk", int(time()), model.name, [])
+    head = ChatChunk(f"chatcmpl-{exchange.id}", "chat.completion.chunk", int(time()), asked.model_name, [])
     speeches: dict[int, Speech] = {}
     request = await _request(exchange, model, asked)
     async with writing(exchange, model, request) as generation:

@@ -91,9 +91,9 @@ _HINTS = {
 async def completions(exchange: Exchange) -> Reply:
     asked = await read(exchange, _decoder, _HINTS)
     model = generative(exchange, asked.model, API)
-    request = await exchange.aside(to_request, asked, model.name, exchange.id)
+    request = await exchange.aside(to_request, asked, exchange.id)
     asks(exchange, model, request.prompts)
-    head = Completion(f"cmpl-{exchange.id}", "text_completion", int(time()), model.name, [])
+    head = Completion(f"cmpl-{exchange.id}", "text_completion", int(time()), asked.model, [])
     if asked.stream:
         return Reply(b"", chunks=_chunks(exchange, model, asked, request, head))
     async with patience(exchange):
@@ -103,7 +103,7 @@ async def completions(exchange: Exchange) -> Reply:
     return Reply(await aside(scored * TOKEN_BYTES, _answer, head, generated.choices, asked.logprobs is not None))
 
 
-def to_request(asked: CompletionRequest, model_name: str, id: str) -> GenerateRequest:
+def to_request(asked: CompletionRequest, id: str) -> GenerateRequest:
     """Raises InvalidRequest for what is not offered and for values that do not fit each other."""
     check_stream(asked)
     n, echo = asked.n or 1, bool(asked.echo)
@@ -118,7 +118,7 @@ def to_request(asked: CompletionRequest, model_name: str, id: str) -> GenerateRe
     scores = echo and (asked.logprobs is not None or asked.max_tokens == 0)
     logprobs = 0 if scores and asked.logprobs is None else asked.logprobs
     return GenerateRequest(
-        model_name=model_name,
+        model_name=asked.model,
         prompts=prompts(asked.prompt),
         sampling=sampling(asked, max_tokens=asked.max_tokens, logprobs=logprobs, prompt_logprobs=scores),
         usual_tokens=_MAX_TOKENS,

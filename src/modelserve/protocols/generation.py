@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 
 def generative(exchange: Exchange, name: str, api: str, version: str | None = None) -> Model:
-    """The model, if it writes text. Raises ModelNotFound, NotReady, and InvalidRequest for one that does not."""
-    model = exchange.model = exchange.context.models.get(name, version)
+    """The model, if it writes text; also by the name of an adapter, which the request must name then.
+
+    Raises ModelNotFound, NotReady, and InvalidRequest for one that does not.
+    """
+    model = exchange.model = exchange.context.models.writer(name, version)
     model.check_ready()
     if not model.generates:
         raise InvalidRequest(f"Model {model.name} does not support {api}", param="model")

@@ -78,8 +78,9 @@ async def health(exchange: Exchange) -> Reply:
 
 
 async def show_metrics(exchange: Exchange) -> Reply:
-    body, content_type = metrics.render(exchange.header("accept"))
-    return Reply(body, content_type=content_type.encode())
+    accept = exchange.header("accept")
+    body, content_type = metrics.render(accept)
+    return Reply(await metrics.with_beside(body, content_type, accept), content_type=content_type.encode())
 
 
 async def info(exchange: Exchange) -> Reply:

@@ -52,6 +52,16 @@ def model_card(model: Model) -> ModelCard:
     )
 
 
+def adapter_card(model: Model, name: str) -> ModelCard:
+    """Of one of its adapters: like the model's own, which is its parent."""
+    return msgspec.structs.replace(model_card(model), name=name, id=name, root=model.adapters[name], parent=model.name)
+
+
 def model_list(models: Models) -> ModelList:
+    """Adapters are OpenAI's: V1 predicts with models."""
     names = models.names()
-    return ModelList(names, "list", [model_card(models.get(name)) for name in names])
+    cards = []
+    for name in names:
+        model = models.get(name)
+        cards += [model_card(model), *(adapter_card(model, adapter) for adapter in model.adapters)]
+    return ModelList(names, "list", cards)

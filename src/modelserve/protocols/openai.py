@@ -25,7 +25,7 @@ from modelserve.protocols.completions import Completion, CompletionRequest, comp
 from modelserve.protocols.context import Context
 from modelserve.protocols.exchange import Exchange, Reply, encode, encode_many
 from modelserve.protocols.http import ErrorBody, Function, endpoint, error_body
-from modelserve.protocols.models import ModelCard, ModelList, model_card, model_list
+from modelserve.protocols.models import ModelCard, ModelList, adapter_card, model_card, model_list
 from modelserve.protocols.openai_errors import OpenAIError, openai_error, read
 from modelserve.protocols.openapi import REQUEST_ERRORS, Operation
 from modelserve.protocols.rerank import Rerank, Reranked, rerank
@@ -133,7 +133,9 @@ async def list_models(exchange: Exchange) -> Reply:
 
 
 async def get_model(exchange: Exchange) -> Reply:
-    return Reply(encode(model_card(exchange.context.models.get(exchange.params["model"]))))
+    name = exchange.params["model"]
+    model = exchange.context.models.writer(name)
+    return Reply(encode(model_card(model) if name == model.name else adapter_card(model, name)))
 
 
 def error_bodies(context: Context) -> dict[str, ErrorBody]:

@@ -61,7 +61,7 @@ async def generate(exchange: Exchange) -> Reply:
     model, request = await _asked(exchange, stream=False)
     async with patience(exchange):
         generated = await written(exchange, model, request)
-    return Reply(encode(GeneratedText(model.name, VERSION, generated.choices[0].text)))
+    return Reply(encode(GeneratedText(request.model_name, VERSION, generated.choices[0].text)))
 
 
 async def generate_stream(exchange: Exchange) -> Reply:
@@ -75,19 +75,19 @@ async def _chunks(exchange: Exchange, model: Model, request: GenerateRequest) ->
         async for piece in generation:
             if piece.text or (piece.finish is not None and empty):
                 empty = False
-                yield event(GeneratedText(model.name, VERSION, piece.text))
+                yield event(GeneratedText(request.model_name, VERSION, piece.text))
 
 
 async def _asked(exchange: Exchange, *, stream: bool) -> tuple[Model, GenerateRequest]:
     model = generative(exchange, exchange.params["model"], "the generate extension", exchange.params.get("version"))
     body = await exchange.json(_decoder)
-    request = await exchange.aside(to_request, body, model, exchange.id, stream=stream)
+    request = await exchange.aside(to_request, body, model, exchange.params["model"], exchange.id, stream=stream)
     asks(exchange, model, request.prompts)
     return model, request
 
 
-def to_request(body: dict[str, Any], model: Model, id: str, *, stream: bool) -> GenerateRequest:
-    """Raises InvalidRequest."""
+def to_request(body: dict[str, Any], model: Model, name: str, id: str, *, stream: bool) -> GenerateRequest:
+    """name: the one that was asked for. Raises InvalidRequest."""
     beside = {name: value for name, value in body.items() if name not in _FIELDS}
     try:
         asked = msgspec.convert(body, GenerateV2)
@@ -103,7 +103,7 @@ def to_request(body: dict[str, Any], model: Model, id: str, *, stream: bool) -> 
         path = "generate_stream" if own.stream else "generate"
         raise InvalidRequest(f"stream is {str(own.stream).lower()}; that is asked for at …/{path}.", param="stream")
     return GenerateRequest(
-        model_name=model.name,
+        model_name=name,
         prompts=[asked.text_input],
         sampling=sampling_of(params, model.task_name or ""),
         usual_tokens=USUAL_TOKENS,

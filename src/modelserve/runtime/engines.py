@@ -6,11 +6,19 @@ A builder is a row of `registry.ENGINES`: from a model's files to an engine (bac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from modelserve import registry
 from modelserve.backends.engine import Engine
 from modelserve.config import Config
-from modelserve.runtime.tokenizer import Tokenizer
+from modelserve.errors import ConfigError, LoadError
 from modelserve.types import ModelInfo
+
+if TYPE_CHECKING:
+    from modelserve.runtime.tokenizer import Tokenizer
+
+_WRITERS = ("vllm", "openvino")
+"""Backends without forward passes of encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +31,51 @@ class Built:
 
 
 def choose(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
-    """A row of `registry.ENGINES`, and why it: --backend, or what auto finds."""
+    """A row of `registry.ENGINES`, and why it: --backend, or what auto finds.
+
+    Raises ConfigError for vLLM's flags where it is not vLLM.
+    """
     if config.backend != "auto":
-        return config.backend, "--backend says so"
+        chosen, why = config.backend, "--backend says so"
+    else:
+        chosen, why = _found(config, info, task_name)
+    if config.vllm_args and chosen != "vllm":
+        raise ConfigError(
+            f"{config.vllm_args.split()[0]} belongs to the vllm backend, and the backend is {chosen} ({why}); give "
+            "--backend vllm, or leave it out"
+        )
+    return chosen, why
+
+
+def check_task(config: Config, task_name: str) -> None:
+    """For a task of forward passes. Raises ConfigError for a backend that only writes."""
+    given = f"--backend {config.backend}" if config.backend in _WRITERS else config.vllm_args.split(" ")[0]
+    if given:
+        raise ConfigError(
+            f"{given} is for models that write text, and the task is {task_name}; leave it out, or say "
+            "--task text_generation where the model does that"
+        )
+
+
+def _found(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
+    """What auto takes. Nothing of a backend is imported that is not asked about this model."""
+    import torch
+
+    if config.device != "cpu" and torch.cuda.is_available():
+        if config.workers > 1:
+            return "huggingface", "there is a GPU, and --workers would start as many vLLM servers"
+        refusal: str | None
+        try:
+            refusal = registry.load("modelserve.runtime.engine_vllm:refusal")(config, info)
+        except LoadError as error:
+            refusal = error.message
+        if refusal is None:
+            return "vllm", "there is a GPU, and vLLM has the architecture"
+        return "huggingface", f"there is a GPU, but {refusal}"
+    if "openvino" in registry.ENGINES and task_name == "text_generation":
+        converted: str | None = registry.load("modelserve.runtime.engine_openvino:converted")(info)
+        if converted is not None:
+            return "openvino", converted
     return "huggingface", "it runs every architecture"
 
 

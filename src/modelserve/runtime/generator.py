@@ -344,7 +344,9 @@ class Generator:
         # The choices of one prompt must differ; the same prompt in another place of the request must not.
         seed = self._seeds.getrandbits(63) if sampling.seed is None else sampling.seed + index % request.n
         choice = _Choice(generation, self.engine, index, writer, self._vocabulary)
-        choice.sequence = Text(prompt, sampling, limit, frozenset(ends), seed, choice, constraint)
+        choice.sequence = Text(
+            prompt, sampling, limit, frozenset(ends), seed, choice, constraint, model_name=request.model_name
+        )
         if echo:
             choice.echo(echo)
         return choice

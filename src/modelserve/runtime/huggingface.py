@@ -14,6 +14,7 @@ import platform
 from pathlib import Path
 
 from modelserve.config import Config
+from modelserve.runtime.engines import check_task
 from modelserve.runtime.files import resolve
 from modelserve.runtime.heads import GENERATIVE
 from modelserve.runtime.info import inspect
@@ -29,6 +30,8 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
     at("load", DOWNLOADED)
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
+    if task_name not in GENERATIVE:
+        check_task(config, task_name)
     if task_name in GENERATIVE:
         # libgomp's threads would spin between the many small operations of a step and take the core of whoever wants
         # it: 5 tokens/s instead of 100 on a busy machine. Read when torch is loaded.

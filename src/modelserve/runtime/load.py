@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 def load(config: Config, at: At) -> Service:
     """Raises LoadError, with the one sentence that a user needs."""
+    if config.backend == "vllm":
+        registry.load("modelserve.runtime.engine_vllm:check")(config)  # seconds, and a download may take an hour
     path = _here(config, at)
     name = model_format(config, path)
     if name != "huggingface":

@@ -7,6 +7,7 @@ directory of PROMETHEUS_MULTIPROC_DIR (set before this module is imported) and a
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
@@ -54,6 +55,34 @@ tokens_generated = Counter("modelserve_tokens_generated", "Tokens written, end t
 tokens = Counter("modelserve_tokens", "Tokens read, special tokens included")
 tokens_truncated = Counter("modelserve_tokens_truncated", "Tokens cut off because a text was too long")
 load_seconds = Gauge("modelserve_model_load_seconds", "From start to ready", multiprocess_mode="livemax")
+
+
+beside: dict[str, Callable[[str], Awaitable[bytes]]] = {}
+"""Prefix -> what tells, in the format that an Accept header asks for, the metrics of a process that this one keeps, of
+which those of that prefix are shown."""
+
+
+async def with_beside(body: bytes, content_type: str, accept: str) -> bytes:
+    """What `render` gave, with those families of the others that are not in it."""
+    end = b"# EOF\n" if "openmetrics" in content_type else b""
+    for prefix, tell in beside.items():
+        told = await tell(accept if end else "text/plain")
+        for name, lines in _families(told).items():
+            if name.startswith(prefix.encode()) and b"# HELP %b " % name not in body:
+                body = body.removesuffix(end) + b"".join(line + b"\n" for line in lines) + end
+    return body
+
+
+def _families(exposition: bytes) -> dict[bytes, list[bytes]]:
+    """The lines of each family, by its name; a family begins with its HELP."""
+    found: dict[bytes, list[bytes]] = {}
+    lines: list[bytes] = []
+    for line in exposition.splitlines():
+        if line.startswith(b"# HELP "):
+            lines = found.setdefault(line.split(b" ", 3)[2], [])
+        if line != b"# EOF":
+            lines.append(line)
+    return found
 
 
 def render(accept: str = "") -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -126,6 +126,12 @@ class Model:
         return await service.infer(request)
 
     @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names, beside its own, under which it writes other texts (LoRA), and where each is from."""
+        writing = self._service.writing if self._service else None
+        return writing.generator.engine.limits.adapters if writing is not None else {}
+
+    @property
     def generates(self) -> bool:
         """Whether it writes text (`generate`, `collect`, `chat_prompt`) beside answering `infer`."""
         return self._service is not None and self._service.writing is not None
@@ -213,6 +219,13 @@ class Models:
         if version not in (None, "", "1"):
             raise ModelNotFound(f"Model {name} has no version {version}; the only version is 1.")
         return model
+
+    def writer(self, name: str, version: str | None = None) -> Model:
+        """Who writes texts under this name: the model of the name, or the one that has the adapter. Raises as `get`."""
+        for model in self._models.values():
+            if name in model.adapters and name not in self._models:
+                return self.get(model.name, version)
+        return self.get(name, version)
 
     def find(self, name: str) -> Model:
         """Also an unloaded one, to load it again. Raises ModelNotFound."""
