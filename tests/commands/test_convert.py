@@ -14,6 +14,7 @@ import pytest
 
 from modelserve.runtime import conversions
 from tests.commands.conftest import Typed, shell
+from tests.converted import converted
 from tests.generative import tiny_generative
 from tests.models import tiny
 
@@ -136,3 +137,40 @@ def test_an_interrupted_one_is_begun_anew(typed: Typed, tmp_path: Path, cache: P
     done = typed(*words, f"--python={exporter(tmp_path, 'exit 3')}")
     assert done.status == 1
     assert left(cache) == []
+
+
+def copies() -> str:
+    """What an exporter does that has the right graph at hand."""
+    return f'echo stage copying; cp {converted()[1]}/openvino_model.* "$4"'
+
+
+def test_a_conversion_that_passes_is_kept_and_made_once(typed: Typed, tmp_path: Path, cache: Path) -> None:
+    model = converted()[0]
+    words = ["convert", "--to=openvino", f"--model_dir={model}"]
+    done = typed(*words, f"--python={exporter(tmp_path, copies())}")
+    assert done.status == 0, done.err
+    directory = Path(done.out.strip())
+    assert directory == conversions.find(model) == next(directory.parent.iterdir())
+    assert "copying\n" in done.err
+    assert "float32: 100.0% of 408 tokens of 17 texts are transformers'" in done.err
+    assert {"config.json", "generation_config.json", "tokenizer.json", "openvino_model.bin"} <= set(left(directory))
+    record = conversions.read(directory)
+    assert record is not None
+    assert (record.passed, record.weights, record.prompts, record.versions["nncf"]) == (True, "float32", 17, "3")
+    again = typed(*words, f"--python={exporter(tmp_path, 'exit 1')}", "--json")
+    assert (again.status, again.json["directory"], again.json["new"]) == (0, str(directory), False)
+    assert again.json["deviations"]["float32"]["equal"] == 1.0
+
+
+def test_one_that_writes_other_texts_is_refused(typed: Typed, tmp_path: Path, cache: Path) -> None:
+    """The right graph, of other weights."""
+    stranger = tiny_generative("llama", seed=7, hidden_size=32, intermediate_size=48, num_attention_heads=4)
+    words = ["convert", "--to=openvino", f"--model_dir={stranger}", f"--python={exporter(tmp_path, copies())}"]
+    done = typed(*words)
+    assert done.status == 1
+    assert "LlamaForCausalLM converted to openvino writes other texts than with transformers" in done.err
+    assert left(cache) == []
+    small = typed(*words, "--weights=int8")
+    assert small.status == 0
+    assert "float32: " in small.err
+    assert conversions.find(stranger) is None
