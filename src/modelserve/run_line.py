@@ -43,7 +43,7 @@ OPTIONS = (
     Option("env", "A=1", "A variable of the server's environment; may be repeated."),
     Option("secret", "NAME", "A secret of the project, as a variable of that name; may be repeated."),
 )
-_FOR_MANIFESTS = ("project", "name", "kind", "env", "secret")
+_FOR_MANIFESTS = ("project", "name", "kind", "target", "env", "secret")
 MANIFEST_OPTIONS = (
     *(option for option in OPTIONS if option.name in _FOR_MANIFESTS),
     Option("json", "", "Print one JSON list."),

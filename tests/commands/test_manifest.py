@@ -22,6 +22,7 @@ def test_a_path_is_documents_and_stays_unstored(home: Path, typed: Typed) -> Non
     assert deployment["spec"]["replicas"] == 2
     assert deployment["metadata"]["labels"]["cost"] == "1"
     assert typed("manifest", PATH, "--replicas", "2", "--labels", "team=ml,cost=1", "--startup_timeout", "60") == done
+    assert typed("manifest", PATH, "--target", "Kubernetes").status == 0, "as it is typed for run"
     assert catalog.list_functions() == []
     assert catalog.list_projects() == []
 
@@ -77,7 +78,7 @@ def test_the_runtime_for_kserve_names_no_model(home: Path, typed: Typed) -> None
         ((PATH, "other"), 2, "give one function's name or one path, not 2"),
         (("--replicas", "2"), 2, "give one function's name or one path, not 0"),
         ((PATH, "--detach"), 2, "--detach is for `modelserve run`; leave it out"),
-        ((PATH, "--target", "local"), 2, "--target is for `modelserve run`; leave it out"),
+        ((PATH, "--target", "local"), 2, "target is 'local'; it must be kubernetes, the one that has manifests"),
         ((PATH, "--kserve-runtime"), 2, "--kserve-runtime takes --image alone"),
         (("--kserve-runtime", "--replicas", "2"), 2, "--kserve-runtime takes --image alone, not replicas"),
         ((PATH, "--scaling", "3"), 2, "scaling is '3'; it must be a mapping"),

@@ -40,7 +40,8 @@ def manifest(argv: list[str]) -> int:
         found = [kserve.cluster_runtime(asked.parameters.get("image") or source.image({}))]
     else:
         function = function_of(asked, stored=False)
-        found = function.manifest(action="serve", with_secrets=asked.with_secrets, **asked.parameters)
+        target = asked.target or "kubernetes"
+        found = function.manifest(action="serve", target=target, with_secrets=asked.with_secrets, **asked.parameters)
     if asked.json:
         return print_json(found)
     click.echo(as_yaml(found), nl=False)

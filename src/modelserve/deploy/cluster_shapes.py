@@ -62,7 +62,7 @@ def pull_policy(name: str, value: object) -> Json:
 
 def object_names(name: str, value: object) -> Json:
     """Names of objects of the cluster; one text is a list of one."""
-    return [_object_name(name, one) for one in texts(name, value)]
+    return [object_name(name, one) for one in texts(name, value)]
 
 
 def seconds(name: str, value: object) -> Json:
@@ -124,7 +124,7 @@ def claim(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
         found["access_mode"] = choice(f"access_mode in {name}", found["access_mode"], ACCESS_MODES)
     for key in ("claim_name", "storage_class"):
         if key in found:
-            _object_name(f"{key} in {name}", text(f"{key} in {name}", found[key]))
+            object_name(f"{key} in {name}", text(f"{key} in {name}", found[key]))
     new = [key for key in ("size", "storage_class", "access_mode") if key in found]
     if "claim_name" in found and new:
         raise wrong(name, dict(said), f"a claim that is there (claim_name), or a new one ({', '.join(new)}), not both")
@@ -140,8 +140,14 @@ def _qualified(name: str, key: str) -> str:
     return key
 
 
-def _object_name(name: str, value: str) -> str:
-    if not _SUBDOMAIN.fullmatch(value):
+def is_object_name(value: str) -> bool:
+    """Whether an object of a cluster may be called so."""
+    return _SUBDOMAIN.fullmatch(value) is not None
+
+
+def object_name(name: str, value: str) -> str:
+    """Raises ConfigError for what no object of a cluster may be called."""
+    if not is_object_name(value):
         raise wrong(name, value, "the name of an object of the cluster: lower-case letters, digits, dashes and dots")
     return value
 

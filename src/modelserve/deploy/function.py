@@ -75,10 +75,10 @@ class Function(Entity):
         left out otherwise. Raises ConfigError.
         """
         check_action(action)
-        if target != "kubernetes":
+        if not isinstance(target, str) or target.lower() != "kubernetes":
             raise ConfigError(f"target is {target!r}; it must be kubernetes, the one that has manifests")
         task = self._task_for(action)
-        spec = runs.sealed(self._record, task, parameters_of(parameters), target, self._store)
+        spec = runs.sealed(self._record, task, parameters_of(parameters), "kubernetes", self._store)
         record = runs.new_record(self._record, task, spec, id=lasting_id(self.project, self.name))
         found = source.manifests(record, self._store)
         if with_secrets:

@@ -167,6 +167,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"path": "/srv/bert"}, "path is '/srv/bert', a place of this machine, which no pod sees"),
     ({"path": "file:///srv/bert"}, "path is 'file:///srv/bert', a place of this machine, which no pod sees"),
     ({"service_type": "ExternalName"}, "service_type is 'ExternalName', which is a name for a host elsewhere"),
+    ({"volumes": [{**volume("shared_volume")[0], "name": "My Data"}]}, "the claim of a shared_volume is 'My Data'"),
+    (
+        {"volumes": volume("ephemeral", {"storage_class": "Fast One"})},
+        "storage_class is 'Fast One'; it must be",
+    ),
+    ({"secrets": ["secret://"]}, "a secret is 'secret://'; it must be one of the cluster, secret://name or"),
+    ({"secrets": ["secret://a/1b"]}, "a secret is 'secret://a/1b'"),
     ({"host": "127.0.0.1"}, "host is '127.0.0.1', where nobody but the pod itself asks; leave it out"),
     ({"http_port": 8081}, "http_port and grpc_port are both 8081; give each a port of its own"),
     ({"scaling": {"max_replicas": 2}}, "scaling is by the share of the requested cpu, and resources requests none"),

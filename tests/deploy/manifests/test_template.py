@@ -82,6 +82,13 @@ def test_the_parts_that_are_no_parameters() -> None:
         ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
         ({"a": [{"name": "x", "v": 1}]}, {"a": [{"name": "y"}]}, {"a": [{"name": "y"}, {"name": "x", "v": 1}]}),
+        ({"a": [{"name": "x", "v": 1}]}, {"a": [{"name": "x", "w": 2}]}, {"a": [{"name": "x", "w": 2}]}),
+        (
+            {"containers": [{"name": "x", "v": 1}]},
+            {"containers": [{"name": "x", "w": 2}]},
+            {"containers": [{"name": "x", "w": 2, "v": 1}]},
+        ),
+        ({"livenessProbe": {"exec": {}}}, {"livenessProbe": {"httpGet": {}}}, {"livenessProbe": {"httpGet": {}}}),
         ({"a": "text"}, {"a": {"b": 1}}, {"a": {"b": 1}}),
         ({"a": None}, {"a": 1}, {"a": 1}),
         ({"a": 1}, {"a": 0}, {"a": 0}),

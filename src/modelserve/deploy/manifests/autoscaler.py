@@ -9,7 +9,7 @@ from modelserve.deploy.manifests.labels import metadata
 from modelserve.deploy.manifests.workload import Workload
 from modelserve.errors import ConfigError
 
-_RESOURCES = {"cpu": "cpu", "mem": "memory"}
+RESOURCES = {"cpu": "cpu", "mem": "memory"}
 
 
 def of(workload: Workload) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def of(workload: Workload) -> list[dict[str, Any]]:
 def check_requested(workload: Workload, name: str) -> None:
     """Raises ConfigError for a share of something that is not asked for, which no cluster can compute."""
     asked = resources.of(workload)
-    if not any(_RESOURCES[name] in asked.get(amounts, {}) for amounts in ("requests", "limits")):
+    if not any(RESOURCES[name] in asked.get(amounts, {}) for amounts in ("requests", "limits")):
         raise ConfigError(
             f"scaling is by the share of the requested {name}, and resources requests none; say resources="
             f'{{"{name}": …}} too'
@@ -43,9 +43,9 @@ def check_requested(workload: Workload, name: str) -> None:
 
 
 def _metric(workload: Workload, name: str, amount: Any) -> dict[str, Any]:
-    if name in _RESOURCES:
+    if name in RESOURCES:
         check_requested(workload, name)
         target = {"type": "Utilization", "averageUtilization": amount}
-        return {"type": "Resource", "resource": {"name": _RESOURCES[name], "target": target}}
+        return {"type": "Resource", "resource": {"name": RESOURCES[name], "target": target}}
     target = {"type": "AverageValue", "averageValue": amount}
     return {"type": "Pods", "pods": {"metric": {"name": name}, "target": target}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelserve.deploy.kinds import KINDS
+from modelserve.deploy.kinds import KINDS, Kind
 from modelserve.deploy.manifests import autoscaler, deployment, pod, probes, resources, variables, volumes
 from modelserve.deploy.manifests.labels import labels, metadata, pod_notes
 from modelserve.deploy.manifests.workload import HTTP_PORT, Workload
@@ -18,7 +18,6 @@ RUNTIME = "modelserve"
 """What the ClusterServingRuntime is called."""
 _CONTAINER = "kserve-container"
 _GROUP = "serving.kserve.io/"
-_METRICS = {"cpu": "cpu", "mem": "memory"}
 _Json = dict[str, Any]
 
 
@@ -47,7 +46,7 @@ def cluster_runtime(image: str) -> _Json:
         "volumeMounts": [one.mount for one in mounted],
         "resources": {"requests": {"cpu": "1", "memory": "2Gi"}},
     }
-    formats = [kind.model_format or "huggingface" for kind in KINDS.values()]
+    formats = [_format(kind) for kind in KINDS.values()]
     return {
         "apiVersion": _GROUP + "v1alpha1",
         "kind": "ClusterServingRuntime",
@@ -63,7 +62,7 @@ def _runtime(workload: Workload) -> _Json:
         container.pop(key, None)
     container["ports"] = [{"containerPort": workload.http_port, "protocol": "TCP"}]
     spec = {
-        **_spec(workload.http_port, [workload.kind.model_format or "huggingface"]),
+        **_spec(workload.http_port, [_format(workload.kind)]),
         "containers": [container],
         "volumes": pod.listed(mounted),
     }
@@ -80,7 +79,7 @@ def _service(workload: Workload) -> _Json:
     meta["annotations"] = meta["annotations"] | {_GROUP + "deploymentMode": "RawDeployment"}
     own = volumes.run_volumes(workload)
     model: _Json = {
-        "modelFormat": {"name": workload.kind.model_format or "huggingface"},
+        "modelFormat": {"name": _format(workload.kind)},
         "runtime": workload.name,
         "protocolVersion": "v2",
         "args": list(workload.args),
@@ -110,16 +109,21 @@ def _service(workload: Workload) -> _Json:
     }
 
 
+def _format(kind: Kind) -> str:
+    """What KServe calls it."""
+    return kind.model_format or "huggingface"
+
+
 def _scale(workload: Workload) -> _Json:
     said = workload.spec.get("scaling")
     if said is None:
         return {"minReplicas": workload.replicas, "maxReplicas": workload.replicas}
     (name, amount), *more = said["target"].items()
-    if more or name not in _METRICS:
+    if more or name not in autoscaler.RESOURCES:
         raise ConfigError(f"target in scaling is {said['target']}; flavor 'kserve' scales by cpu or mem, one of them")
     autoscaler.check_requested(workload, name)
     bounds = {"minReplicas": said["min_replicas"], "maxReplicas": said["max_replicas"]}
-    return bounds | {"scaleMetric": _METRICS[name], "scaleTarget": amount}
+    return bounds | {"scaleMetric": autoscaler.RESOURCES[name], "scaleTarget": amount}
 
 
 def _spec(port: int, formats: list[str]) -> _Json:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from typing import Any
 
 from modelserve.deploy.manifests.labels import metadata
+from modelserve.deploy.manifests.variables import VARIABLE
 from modelserve.deploy.manifests.workload import Workload
 from modelserve.errors import ConfigError
 
-_VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]{0,252}")
 _MOST_BYTES = 1024 * 1024
 
 
 def of(workload: Workload) -> list[dict[str, Any]]:
     """One, where there is something to keep. Raises ConfigError."""
     for name in workload.secrets:
-        if not _VARIABLE.fullmatch(name):
+        if not VARIABLE.fullmatch(name):
             raise ConfigError(
                 f"secrets has {name!r}, which is no variable of a pod; keep the value under a name of letters, digits, "
                 "_, . and -, which does not begin with a digit"

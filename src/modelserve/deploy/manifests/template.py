@@ -16,6 +16,9 @@ from modelserve.deploy.profiles import TEMPLATE
 from modelserve.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
+_WHOLE = ("selector", "startupProbe", "readinessProbe", "livenessProbe", "preStop")
+"""A selector must be what the pods have; a probe or a hook with two ways to do it is refused."""
+_JOINED = ("containers", "initContainers")
 Manifest = dict[str, Any]
 
 
@@ -51,17 +54,17 @@ def of(spec: Mapping[str, Any]) -> Template:
 
 
 def laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> Manifest:
-    """What we say wins. Mappings are joined key by key and lists of named things (containers, volumes, variables) name
-    by name; any other list is ours as a whole. A selector too, which must be what the pods have."""
+    """What we say wins. Mappings are joined key by key, lists of named things (containers, volumes, variables) name by
+    name; of two things of one name ours is taken, but containers are joined. Any other list is ours as a whole."""
     found: Manifest = {}
     for key in dict.fromkeys([*own, *base]):
         under, over = base.get(key), own.get(key)
-        if over is None or under is None or key == "selector":
+        if over is None or under is None or key in _WHOLE:
             found[key] = copy.deepcopy(under if key not in own else over)
         elif isinstance(under, Mapping) and isinstance(over, Mapping):
             found[key] = laid_over(under, over)
         elif _are_named(under) and _are_named(over):
-            found[key] = _by_name(under, over)
+            found[key] = _by_name(under, over, join=key in _JOINED)
         else:
             found[key] = copy.deepcopy(over)
     return found
@@ -71,10 +74,11 @@ def _are_named(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, Mapping) and "name" in one for one in value)
 
 
-def _by_name(under: list[Mapping[str, Any]], over: list[Mapping[str, Any]]) -> list[Manifest]:
+def _by_name(under: list[Mapping[str, Any]], over: list[Mapping[str, Any]], join: bool) -> list[Manifest]:
     """Ours first: the first container is the one whose log is shown."""
     bases = {one["name"]: one for one in under}
-    ours = [laid_over(bases.pop(one["name"], {}), one) for one in over]
+    matching = [bases.pop(one["name"], {}) for one in over]
+    ours = [laid_over(base if join else {}, one) for base, one in zip(matching, over, strict=True)]
     return ours + [dict(copy.deepcopy(one)) for one in bases.values()]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from modelserve.deploy import command
-from modelserve.deploy.cluster_shapes import SECRET
+from modelserve.deploy.cluster_shapes import SECRET, is_object_name
 from modelserve.deploy.manifests.workload import Workload
+from modelserve.deploy.shapes import wrong
 
 CACHE = "/cache"
 SCRATCH = "/tmp"
@@ -18,6 +20,8 @@ PLACES = {
 }
 """The root of a container is read-only. USER: PyTorch asks for the user's name, and a uid may have none."""
 
+VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]{0,252}")
+"""A variable's name that is a key of a Secret, too."""
 _Entry = dict[str, Any]
 
 
@@ -41,6 +45,12 @@ def env_from(workload: Workload) -> list[_Entry]:
 
 
 def _in_the_cluster(workload: Workload) -> list[tuple[str, str]]:
-    """(Secret, key) of secret://name/key; the key is "" for all that it has."""
-    said = [name.removeprefix(SECRET) for name in workload.spec.get("secrets", ()) if name.startswith(SECRET)]
-    return [(name, key) for name, _, key in (one.partition("/") for one in said)]
+    """(Secret, key) of secret://name/key; the key is "" for all that it has. Raises ConfigError."""
+    found = []
+    for said in workload.spec.get("secrets", ()):
+        if said.startswith(SECRET):
+            name, slash, key = said.removeprefix(SECRET).partition("/")
+            if not is_object_name(name) or (slash and not VARIABLE.fullmatch(key)):
+                raise wrong("a secret", said, "one of the cluster, secret://name or secret://name/VARIABLE")
+            found.append((name, key))
+    return found

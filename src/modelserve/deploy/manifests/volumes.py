@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from modelserve.deploy import paths
+from modelserve.deploy.cluster_shapes import object_name
 from modelserve.deploy.manifests.names import dns_label
 from modelserve.deploy.manifests.variables import CACHE, SCRATCH
 from modelserve.deploy.manifests.workload import Workload
@@ -104,9 +105,10 @@ def _source(workload: Workload, said: Mapping[str, Any]) -> _Json:
                     "give only one of them"
                 )
             name = spec.get("claim_name") or claim_name(workload, volume_name(said["name"]))
-            return {"persistentVolumeClaim": {"claimName": name}}
+            return {"persistentVolumeClaim": {"claimName": object_name("claim_name in volumes", name)}}
         case "shared_volume":
-            return {"persistentVolumeClaim": {"claimName": spec.get("claim_name") or said["name"]}}
+            name = spec.get("claim_name") or said["name"]
+            return {"persistentVolumeClaim": {"claimName": object_name("the claim of a shared_volume", name)}}
         case "empty_dir":
             return {"emptyDir": _empty_dir(said["name"], spec)}
         case "ephemeral":
@@ -117,11 +119,13 @@ def _source(workload: Workload, said: Mapping[str, Any]) -> _Json:
 
 def claim_spec(said: Mapping[str, Any], access_mode: str) -> _Json:
     """Of a claim. access_mode: where nothing else is said."""
-    found = {
+    found: _Json = {
         "accessModes": [said.get("access_mode", access_mode)],
         "resources": {"requests": {"storage": str(said.get("size", SIZE))}},
     }
-    return found | ({"storageClassName": said["storage_class"]} if "storage_class" in said else {})
+    if "storage_class" in said:
+        found["storageClassName"] = object_name("storage_class", said["storage_class"])
+    return found
 
 
 def _empty_dir(name: str, spec: Mapping[str, Any]) -> _Json:
