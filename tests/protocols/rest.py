@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,7 @@ class StandIn:
     task_name: str | None = "text_embedding"
     takes: str = "texts"
     generates: bool = False
+    adapters: Mapping[str, str] = field(default_factory=dict)
     created: int = 1700000000
     lives: bool = True
     info: Any = None

@@ -190,15 +190,15 @@ def test_auto_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_auto_takes_a_conversion_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = registry.load
-    reasons: list[str | None] = ["it was converted, and its check passed", None]
+    found: list[Path | None] = [tmp_path, None]
 
     def instead(row: str) -> Any:
-        return (lambda info: reasons[0]) if row == "modelserve.runtime.engine_openvino:converted" else load(row)
+        return (lambda info: found[0]) if row == "modelserve.runtime.engine_openvino:converted" else load(row)
 
     monkeypatch.setattr(registry, "ENGINES", {"openvino": ""})
     monkeypatch.setattr(registry, "load", instead)
-    assert chosen(tmp_path) == ("openvino", "it was converted, and its check passed")
-    del reasons[0]
+    assert chosen(tmp_path) == ("openvino", "there is a conversion of it that passed its check, and no GPU")
+    del found[0]
     assert chosen(tmp_path)[0] == "huggingface"
 
 

@@ -65,6 +65,8 @@ class VllmEngine:
         self._running = 0
         self._heard = 0.0
         self._closed = False
+        self._dead = False
+        """Its HTTP server has said that the engine behind it is."""
         self._looking = asyncio.run_coroutine_threadsafe(self._look(), client.loop)
         server.on_end = self._ended
         server.watch()
@@ -97,10 +99,10 @@ class VllmEngine:
 
     def close(self) -> None:
         with self._lock:
-            if self._closed or self.lost:
-                self._closed = True
-                return
+            gone = self._closed or self.lost
             self._closed = True
+            if gone:
+                return
             self._client.loop.call_soon_threadsafe(self._end_all, NotReady(_CLOSED))
         self._server.stop()
 
@@ -147,7 +149,8 @@ class VllmEngine:
         return self._failure() if self.lost else None
 
     def _failure(self) -> InferenceFailed:
-        return InferenceFailed(f"vLLM {self._server.how}; this server must be restarted")
+        how = "'s engine has died" if self._dead else f" {self._server.how}"
+        return InferenceFailed(f"vLLM{how}; this server must be restarted")
 
     def _take(self, sequence: Sequence) -> None:
         if (refused := self._refusal()) is not None:
@@ -192,7 +195,7 @@ class VllmEngine:
     def _ended(self) -> None:
         """The process is gone; from the thread that waits for it."""
         with self._lock:
-            self.lost = not self._closed
+            self.lost = self.lost or not self._closed
         if self.lost:
             log.error("vLLM %s; liveness turns false. Its last lines:\n%s", self._server.how, self._server.last_lines())
 
@@ -215,7 +218,10 @@ class VllmEngine:
                 log.debug("vLLM's health could not be asked: %s", error)
                 continue
             if status == 503:
-                log.error("vLLM says that its engine is dead; ending it")
+                log.error("vLLM says that its engine is dead; liveness turns false")
+                with self._lock:
+                    self._dead = self.lost = True
+                self._end_all(self._failure())
                 self._server.stop()
                 return
             now = time.monotonic()

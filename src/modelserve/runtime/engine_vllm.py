@@ -37,6 +37,7 @@ _USUAL_RUNNING = 256
 _POLL_S = 0.2
 _HEALTH_S = 10.0
 _FIRST_TOKEN_S = 600.0
+_LAST_WORDS_S = 10.0
 _LOADING, _LOADED = 0.5, 0.95
 _MILESTONES = (
     ("Initializing a V1 LLM engine", 0.55),
@@ -187,9 +188,12 @@ def _try_out(server: VllmServer, client: Client, name: str) -> None:
         )
     except Broken as error:
         raise LoadError(f"vLLM started and could not write: {server.reason}") from error
+    if status < 500 and status != 200:
+        raise LoadError(f"vLLM started and could not write: {refusal_of(status, told).message}")
     if status != 200:
-        why = refusal_of(status, told).message if status < 500 else server.reason
-        raise LoadError(f"vLLM started and could not write: {why}")
+        server.stop()
+        server.join(_LAST_WORDS_S)
+        raise LoadError(f"vLLM started and could not write: {server.reason}")
 
 
 def _said_ends(info: ModelInfo) -> object:

@@ -6,6 +6,7 @@ A builder is a row of `registry.ENGINES`: from a model's files to an engine (bac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelserve import registry
@@ -73,9 +74,9 @@ def _found(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
             return "vllm", "there is a GPU, and vLLM has the architecture"
         return "huggingface", f"there is a GPU, but {refusal}"
     if "openvino" in registry.ENGINES and task_name == "text_generation":
-        converted: str | None = registry.load("modelserve.runtime.engine_openvino:converted")(info)
+        converted: Path | None = registry.load("modelserve.runtime.engine_openvino:converted")(info)
         if converted is not None:
-            return "openvino", converted
+            return "openvino", "there is a conversion of it that passed its check, and no GPU"
     return "huggingface", "it runs every architecture"
 
 
