@@ -11,6 +11,8 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelserve.deploy import parameters
 from tests.deploy.manifests import rules, schemas
@@ -42,6 +44,16 @@ def test_a_parameter_is_where_its_row_says_and_nowhere_else(name: str, value: An
     assert {p: one for p, one in changed.items() if not p.startswith(tuple(ours))} == places
 
 
+OTHERS: list[tuple[str, Any, None]] = [
+    ("scaling", {"max_replicas": 4, "target": {"modelserve_queue_size": "16"}}, None),
+    ("service_name", "stable", None),
+    ("namespace", "models", None),
+    ("labels", {"team": "ml"}, None),
+    ("annotations", {"a.b/c": "any text"}, None),
+    ("http_port", 9000, None),
+    ("values", {"TOKEN": "s3cret"}, None),
+    ("files", {"log_config_file.yaml": "version: 1\n"}, None),
+]
 MATRIX: list[dict[str, Any]] = [
     {},
     *({name: value} for name, value, _ in ROWS),
@@ -71,11 +83,20 @@ def test_every_manifest_is_what_an_api_server_takes(given: dict[str, Any]) -> No
     assert rules.broken(found, EXISTING) == []
 
 
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.sampled_from([*ROWS, *OTHERS]), unique_by=lambda row: row[0]))
+def test_so_is_any_mixture_of_them(rows: list[tuple[str, Any, Any]]) -> None:
+    chosen = {name: value for name, value, _ in rows}
+    found = made(**chosen)
+    assert [fault for one in found for fault in schemas.faults(one, schemas.VERSIONS[-1])] == []
+    assert rules.broken(found, EXISTING) == []
+
+
 @pytest.mark.slow
 def test_in_every_version_that_there_are_schemas_of() -> None:
     assert len(schemas.VERSIONS) > 5
-    for version, given in itertools.product(schemas.VERSIONS, MATRIX):
-        assert [fault for one in made(**given) for fault in schemas.faults(one, version)] == []
+    for version, case in itertools.product(schemas.VERSIONS, MATRIX):
+        assert [fault for one in made(**case) for fault in schemas.faults(one, version)] == []
 
 
 def test_the_schemas_are_those_of_kubernetes_validate() -> None:
@@ -115,3 +136,11 @@ def test_the_rules_see(said: str, break_: Any) -> None:
     (container,) = pod_of(found)["containers"]
     break_(deployment, pod_of(found), container, service)
     assert said in "\n".join(rules.broken(found))
+
+
+def test_the_rules_see_names() -> None:
+    found = made()
+    of_kind(found, "Deployment")["metadata"]["name"] = "Bert"
+    of_kind(found, "Service")["metadata"]["name"] = "7b"
+    assert rules.broken(found) == ["Deployment: name 'Bert'", "Service: name '7b'"]
+    assert rules.broken([*found, found[0]])[0] == "two Deployment Bert"
