@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +169,26 @@ def test_slots_grow_within_their_budget_and_keep_what_they_hold() -> None:
     slots.fit(200)
     with pytest.raises(ValueError, match="budget"):
         slots.fit(201)
+
+
+def test_with_room_for_all_nothing_ever_grows_and_only_what_is_written_takes_memory() -> None:
+    shape, bytes_ = LayerShape(1, 64, 64), 4 * 64 * 2
+    slots = Slots([shape], torch.float32, torch.device("cpu"), tokens=64 * 8192, context=8192, most=64)
+    before = _resident()
+    slots.take()
+    slots.fit(10)
+    first = slots.keys(0)
+    for _ in range(63):
+        slots.clean(slots.take(), 64)
+    slots.fit(8192)
+    assert slots.keys(0) is first
+    assert first.shape == (64, 8192, 1, 64)
+    assert _resident() - before < 64 * 8192 * bytes_ / 4, "256 MiB are set aside, 4 are written to"
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_memory_is_finite_whatever_was_there() -> None:

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from modelserve.backends import crew
 from modelserve.backends.slots import LayerShape, Slots
 
 NAME = "modelserve-flat"
@@ -55,6 +56,10 @@ class Band(NamedTuple):
     """Stands for the mask that a model asked for: causal, and within so many tokens."""
 
     window: int | None
+
+
+Special = tuple[float | None, torch.Tensor | None]
+"""Softcap and sinks, None for most."""
 
 
 @dataclass(slots=True)
@@ -136,6 +141,19 @@ def attend(
     step.memory.write(layer, step.index, key, value)
     keys, values = step.memory.keys(layer), step.memory.values(layer)
     special = (softcap, sinks)
+    with crew.all_of_it():
+        return _parts(step, query, keys, values, window, scaling, special)
+
+
+def _parts(
+    step: Step,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: int | None,
+    scaling: float | None,
+    special: Special,
+) -> torch.Tensor:
     parts = [
         _group(step, number, group, query, keys, values, window, scaling, special)
         for number, group in enumerate(step.groups)
@@ -145,9 +163,6 @@ def attend(
         for number, chunk in enumerate(step.chunks, len(step.groups))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-Special = tuple[float | None, torch.Tensor | None]
 
 
 def _group(

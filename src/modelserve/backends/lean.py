@@ -14,6 +14,9 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm
+from transformers.pytorch_utils import Conv1D
+
+from modelserve.backends import crew
 
 Undo = Callable[[], None]
 
@@ -66,7 +69,9 @@ def packed(model: nn.Module) -> Undo | None:
     shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     undo: list[Undo] = []
     for module in model.modules():
-        if not _is_linear(module) or module.weight.dtype is not weights[0].dtype:
+        if not _is_linear(module) and type(module) is not Conv1D:
+            continue
+        if module.weight.dtype is not weights[0].dtype:
             continue
         copy = id(module.weight) in shared
         forward: Any = module.forward
@@ -81,6 +86,15 @@ def packed(model: nn.Module) -> Undo | None:
             one()
 
     return all_of_it if undo else None
+
+
+def is_packed_whole(model: nn.Module) -> bool:
+    """Every product with weights goes through the kernel of `packed`: all else in a step is small."""
+    known = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    routed = [module for module in model.modules() if isinstance(getattr(module, "forward", None), _ROUTES)]
+    known |= {id(module.weight) for module in routed}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return head in routed and all(parameter.dim() < 2 or id(parameter) in known for parameter in model.parameters())
 
 
 class _Norm:
@@ -102,7 +116,8 @@ class _Product:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._reordered:
-            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            with crew.all_of_it():
+                out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
             return out
         return linear(x, self._weight, self._bias)
 
@@ -173,17 +188,19 @@ def _fuse(group: list[nn.Linear]) -> None:
         module.forward = _Sibling(together, number)  # type: ignore[method-assign]
 
 
-def _pack(module: nn.Linear, *, keep: bool) -> Undo:
+def _pack(module: nn.Linear | Conv1D, *, keep: bool) -> Undo:
     """keep: somebody else reads the weight in its usual order."""
-    product = _Product(module.weight, module.bias)
+    turned = isinstance(module, Conv1D)  # its weight is [in, out]
+    product = _Product(module.weight.data.t().contiguous() if turned else module.weight, module.bias)
     product.reorder()
     if not keep:
         module.weight.data = _nothing(module.weight)
-    module.forward = product  # type: ignore[method-assign,assignment]
+    module.forward = product  # type: ignore[method-assign]
 
     def undo() -> None:
         if not keep:
-            module.weight.data = product.usual()
+            weight = product.usual()
+            module.weight.data = weight.t().contiguous() if turned else weight
         del module.forward
 
     return undo
@@ -217,3 +234,7 @@ def _epsilon(module: nn.Module) -> float | None:
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
     tolerance = 4 * torch.finfo(one.dtype).eps
     return bool(torch.allclose(one, other, rtol=tolerance, atol=tolerance))
+
+
+_ROUTES = (_Product, _Sibling)
+"""What `forward` of a linear layer may have become."""
