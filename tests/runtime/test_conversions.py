@@ -68,6 +68,15 @@ def test_other_weights_or_another_configuration_are_another_model(model: Path, c
     assert identity(model) != before
 
 
+def test_auto_has_none_where_openvino_is_missing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a directory that nothing else serves: its load says what to install."""
+    write(place(model, "float32", "e"), record(model))
+    own = write(tmp_path / "made", record(model))
+    monkeypatch.setattr("modelserve.runtime.engine_openvino.find_spec", lambda name: None)
+    assert converted(info(model)) is None
+    assert converted(info(own)) == own
+
+
 def test_a_snapshot_of_the_hub_is_known_by_its_blobs(tmp_path: Path) -> None:
     found = []
     for name in ("one", "other"):

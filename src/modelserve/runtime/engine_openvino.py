@@ -6,6 +6,7 @@ Blocking; runs in the load thread. Knows no protocol.
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from modelserve.config import Config
@@ -24,12 +25,14 @@ MAX_RUNNING = 32
 
 
 def converted(info: ModelInfo) -> Path | None:
-    """The directory of a conversion of this model that passed its check, for `auto`. Cheap; imports no openvino."""
-    if info.config.get("is_encoder_decoder"):
-        return None
+    """The directory of a conversion of this model that passed its check, for `auto`. Cheap; imports no openvino.
+
+    The model itself, where it is a conversion, which nothing else serves.
+    """
     found = conversions.find(info.path)
-    record = conversions.read(found) if found is not None else None
-    return found if record is not None and (record.passed or found == info.path) else None
+    if found != info.path and find_spec("openvino") is None:
+        return None
+    return found
 
 
 def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer, at: At) -> Built:
