@@ -23,7 +23,7 @@ import transformers
 from modelserve.backends.vllm_environment import probe
 from modelserve.backends.vllm_keeper import _descendants
 from modelserve.vllm_flags import NAMES, OURS, SWITCHES
-from tests.backends.vllm_environment import model, vllm_python
+from tests.backends.vllm_environment import adapter, merged, model, vllm_python
 from tests.generative import POSITIONS
 from tests.process import Server, serve
 
@@ -72,9 +72,11 @@ def reference() -> tuple[Any, Any]:
     )
 
 
-def greedy(prompt: str, tokens: int) -> tuple[list[int], int]:
+def greedy(prompt: str, tokens: int, lora: Path | None = None) -> tuple[list[int], int]:
     """What transformers writes, and how many tokens of it are beyond doubt."""
     network, tokenizer = reference()
+    if lora is not None:
+        network = merged(lora)
     asked = tokenizer(prompt, return_tensors="pt")
     with torch.inference_mode():
         made = network.generate(
@@ -246,9 +248,19 @@ def test_our_names_of_its_flags_are_its_own() -> None:
 
 
 @pytest.mark.parametrize("which", ["server", "engine"])
-def test_its_death_is_seen_and_leaves_nothing(which: str) -> None:
-    with serve(*arguments(), ready=False) as server:
+def test_its_death_is_seen_and_leaves_nothing(which: str, tmp_path: Path) -> None:
+    """And, of the first, that an adapter writes what the model with the adapter in its weights does."""
+    place = adapter(tmp_path / "adapter")
+    lora = ["--enable-lora", "--lora_modules", f"lora={place}"] if which == "server" else []
+    with serve(*arguments(), *lora, ready=False) as server:
         server.wait_ready(400)
+        if lora:
+            ids, sure = greedy(PROMPTS[0], 24, place)
+            text = complete(server, model="lora")["choices"][0]["text"]
+            assert text.startswith(reference()[1].decode(ids[:sure], skip_special_tokens=True).rstrip("�"))
+            assert sure > 5
+            assert text != complete(server)["choices"][0]["text"]
+            assert [card["id"] for card in server.get("/openai/v1/models").json()["data"]] == ["m", "lora"]
         pids = list(_descendants(server.process.pid))
         api, engine = pids[1], next(pid for pid in pids if b"EngineCore" in cmdline(pid))
         os.kill(engine if which == "engine" else api, signal.SIGKILL)
