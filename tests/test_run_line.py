@@ -38,6 +38,8 @@ from modelserve.run_line import Line, names, parse
         ("--return_probabilities bert", {"return_probabilities": True}),
         ("--return_probabilities false bert", {"return_probabilities": False}),
         ("bert --return-probabilities=no", {"return_probabilities": False}),
+        ("--enforce-eager bert --tensor_parallel_size 2", {"vllm_args": "--enforce-eager --tensor_parallel_size=2"}),
+        ("bert --backend vllm --vllm_args --seed=3", {"backend": "vllm", "vllm_args": "--seed=3"}),
         ("-- bert", {}),
     ],
 )
