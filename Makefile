@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench bench-generate soak soak-generate docs proto constraints clean
+.PHONY: help install demo test test-all test-vllm check format bench bench-generate soak soak-generate docs proto constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: .venv/.dev ## the fast tests
 
 test-all: .venv/.dev ## every test
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-vllm: .venv/.dev ## vLLM itself on a CPU (makes an environment of 3.5 GB)
+	$(BIN)/python -m pytest -m "" tests/backends/vllm_real.py $(ARGS)
 
 check: .venv/.dev ## lint, format and types
 	$(BIN)/ruff check .
