@@ -98,6 +98,7 @@ def test_an_export_that_fails_leaves_nothing(typed: Typed, tmp_path: Path, cache
         assert done.status == 1
         assert said in done.err
         assert left(cache) == []
+        assert {path.name for path in tmp_path.iterdir()} == {"cache", "python"}
         assert not output.exists()
 
 

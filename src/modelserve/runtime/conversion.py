@@ -6,6 +6,7 @@ will serve it (conversion_check.py). Everything is made beside its place and ren
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -55,7 +56,7 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
     python, exporter = export_environment.python(asked.python, say)
     target = asked.output or conversions.place(files.model, asked.weights, exporter)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with FileLock(_lock(target)):
         found = _made(target, files, asked.weights, exporter)
         if found is not None:
             return target, found, False
@@ -72,6 +73,13 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return target, record, True
+
+
+def _lock(target: Path) -> Path:
+    """In the cache, so that no file of ours stays beside an --output."""
+    directory = conversions.cache() / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{hashlib.sha256(str(target).encode()).hexdigest()[:16]}.lock"
 
 
 def _check_runtime() -> None:
