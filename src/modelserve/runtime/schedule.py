@@ -97,7 +97,9 @@ def plan(running: Sequence[Row], waiting: Sequence[Row], bounds: Bounds, pace: P
         result.evicted.insert(0, rows.pop())
     decoding = [i for i in rows if _left(running[i]) == 1]
     result.work = [(i, 1) for i in decoding]
-    budget = newcomers_tokens(bool(decoding), bounds, pace)
+    reading = sum(_left(running[i]) > 1 for i in rows) + sum(not row.cancelled for row in waiting)
+    reading = min(reading, bounds.rows - len(decoding))
+    budget = newcomers_tokens(len(decoding), reading, bounds, pace)
     for i in rows:
         if _left(running[i]) > 1 and budget:
             n = _chunk(running[i], budget)
@@ -119,11 +121,17 @@ def plan(running: Sequence[Row], waiting: Sequence[Row], bounds: Bounds, pace: P
     return result
 
 
-def newcomers_tokens(others: bool, bounds: Bounds, pace: Pace) -> int:
-    """Tokens of newcomers in the next step; others: sequences run that wait for it."""
-    if not pace.tokens_per_s or (others and not pace.step_s):
+def newcomers_tokens(decoding: int, reading: int, bounds: Bounds, pace: Pace) -> int:
+    """Tokens of newcomers in the next step; decoding: sequences that wait for it; reading: newcomers there is room for.
+
+    Where more read than decode they weigh as much more: fifteen would otherwise come in one by one, a step of one text
+    at a time, because the sixteenth was first.
+    """
+    if not pace.tokens_per_s or (decoding and not pace.step_s):
         return min(_FIRST_CHUNK, bounds.chunk)
-    seconds = min(_LONGEST_S, (STALL - 1) * pace.step_s) if others else _LONGEST_S
+    seconds = _LONGEST_S
+    if decoding:
+        seconds = min(_LONGEST_S, (STALL - 1) * pace.step_s * max(1.0, reading / decoding))
     return min(bounds.chunk, max(LEAST_CHUNK, int(seconds * pace.tokens_per_s)))
 
 
