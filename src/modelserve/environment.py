@@ -47,7 +47,7 @@ def environment_defaults(environ: MutableMapping[str, str] = os.environ) -> None
     # How long a thread of PyTorch's pool (libgomp) spins at a barrier before it sleeps: some hundred microseconds, over
     # the time between two operations of a small pass. With a tenth of it MiniLM's pass over 64 tokens took 21.6 ms and
     # not 18.5, and more CPU, since to wake a thread costs more than it spins. Without a bound it spins for as long as
-    # its partner is not scheduled, and a busy neighbour made a pass cost three times the CPU; with this one it does not.
+    # its partner is not scheduled, and a busy neighbour made a pass cost three times the CPU; not with this one.
     environ.setdefault("GOMP_SPINCOUNT", "100000")
     # MKL keeps each thread's scratch memory for its next product: 15 to 25 MiB for MiniLM, and no time was seen for it.
     environ.setdefault("MKL_DISABLE_FAST_MM", "1")
