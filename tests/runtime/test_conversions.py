@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelserve.config import Config
 from modelserve.errors import LoadError
 from modelserve.flags import from_keywords
 from modelserve.runtime import conversions
 from modelserve.runtime.conversions import Deviation, Record, find, identity, place, read
 from modelserve.runtime.engine_openvino import build, converted
+from modelserve.runtime.engines import choose
 from modelserve.runtime.files import resolve
 from modelserve.types import ModelInfo
 
@@ -54,7 +56,7 @@ def info(path: Path, **config: object) -> ModelInfo:
 def test_the_cache_has_it_as_long_as_the_weights_are_these(model: Path) -> None:
     assert find(model) is None
     made = write(place(model, "float32", "e"), record(model))
-    assert find(model) == converted(info(model)) == made
+    assert find(model) == converted(Config(), info(model)) == made
     os.utime(model / "model.safetensors", ns=(1, 1))
     assert find(model) is None
 
@@ -70,11 +72,23 @@ def test_other_weights_or_another_configuration_are_another_model(model: Path, c
 
 def test_auto_has_none_where_openvino_is_missing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for a directory that nothing else serves: its load says what to install."""
+    asked = Config()
     write(place(model, "float32", "e"), record(model))
     own = write(tmp_path / "made", record(model))
     monkeypatch.setattr("modelserve.runtime.engine_openvino.find_spec", lambda name: None)
-    assert converted(info(model)) is None
-    assert converted(info(own)) == own
+    assert converted(asked, info(model)) is None
+    assert choose(asked, info(own), "text_generation")[0] == "openvino"
+
+
+def test_auto_takes_none_for_a_type_that_openvino_does_not_compute_in(model: Path) -> None:
+    made = write(place(model, "float32", "e"), record(model))
+    assert converted(Config(dtype="bfloat16"), info(model)) == made
+    assert converted(Config(dtype="float16"), info(model)) is None
+
+
+def test_one_that_is_being_made_is_none(model: Path) -> None:
+    write(place(model, "float32", "e").with_name(".building-float32-e"), record(model))
+    assert find(model) is None
 
 
 def test_a_snapshot_of_the_hub_is_known_by_its_blobs(tmp_path: Path) -> None:
@@ -92,8 +106,7 @@ def test_a_snapshot_of_the_hub_is_known_by_its_blobs(tmp_path: Path) -> None:
 
 def test_float32_before_int8_and_only_when_it_passed(model: Path) -> None:
     small = write(place(model, "int8", "e"), record(model, "int8"))
-    assert find(model) is None
-    assert converted(info(model)) is None
+    assert find(model) is converted(Config(), info(model)) is None
     assert find(model, ("float32", "int8")) == small
     failed = write(place(model, "float32", "old"), record(model, passed=False))
     assert find(model, ("float32", "int8")) == small
@@ -126,7 +139,8 @@ def test_a_record_of_another_version_is_none(model: Path) -> None:
 
 def test_a_conversion_is_its_own(model: Path, tmp_path: Path) -> None:
     made = write(tmp_path / "made", record(model, "int8"))
-    assert find(made) == converted(info(made)) == made
+    assert find(made) == made
+    assert choose(Config(device="cuda"), info(made), "text_generation")[0] == "openvino"
     files = resolve(from_keywords(model_dir=made), lambda fraction: None)
     assert (files.model, files.weights, files.shapes) == (made.resolve(), (), None)
     with pytest.raises(LoadError, match="converted to openvino; give --backend openvino"):

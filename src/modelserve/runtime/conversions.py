@@ -86,7 +86,8 @@ def find(source: Path, weights: Iterable[str] = ("float32",)) -> Path | None:
     if own is not None:
         return source
     try:
-        made = sorted((cache() / "models" / identity(source)).iterdir(), key=lambda path: path.stat().st_mtime)
+        there = (cache() / "models" / identity(source)).iterdir()  # with a dot those that are being made
+        made = sorted((path for path in there if path.name[0] != "."), key=lambda path: path.stat().st_mtime)
     except OSError:
         return None
     for wanted in weights:

@@ -12,10 +12,9 @@ from pathlib import Path
 from modelserve.config import Config
 from modelserve.errors import LoadError
 from modelserve.runtime import conversions
-from modelserve.runtime.engines import Built, end_ids
+from modelserve.runtime.engines import Built, end_ids, said_ends
 from modelserve.runtime.modality import At
 from modelserve.runtime.tokenizer import Tokenizer
-from modelserve.runtime.weights import read_json
 from modelserve.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -24,15 +23,12 @@ MAX_RUNNING = 32
 """Texts written at once where --max_num_seqs is not given."""
 
 
-def converted(info: ModelInfo) -> Path | None:
-    """The directory of a conversion of this model that passed its check, for `auto`. Cheap; imports no openvino.
-
-    The model itself, where it is a conversion, which nothing else serves.
-    """
-    found = conversions.find(info.path)
-    if found != info.path and find_spec("openvino") is None:
+def converted(config: Config, info: ModelInfo) -> Path | None:
+    """The directory of a conversion of this model that passed its check and computes in --dtype, for `auto`. Cheap;
+    imports no openvino."""
+    if find_spec("openvino") is None or config.dtype not in (None, "auto", "float32", "bfloat16"):
         return None
-    return found
+    return conversions.find(info.path)
 
 
 def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer, at: At) -> Built:
@@ -56,7 +52,7 @@ def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer,
     memory = config.kv_cache_memory_bytes
     engine = IterationEngine(
         decoder,
-        end_ids=end_ids(_said_end(info), tokenizer),
+        end_ids=end_ids(said_ends(info), tokenizer),
         context_length=info.max_length,
         max_running=config.max_num_seqs or MAX_RUNNING,
         kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
@@ -81,14 +77,6 @@ def _how(config: Config) -> str:
     if config.model_id and config.model_revision:
         model += f" --model_revision {config.model_revision}"
     return f"`modelserve convert {model} --to openvino` makes a conversion"
-
-
-def _said_end(info: ModelInfo) -> object:
-    """The end tokens of generation_config.json, which wins over config.json as it does in transformers."""
-    file = info.path / "generation_config.json"
-    said = read_json(file) if file.is_file() else {}
-    own = said.get("eos_token_id") if isinstance(said, dict) else None
-    return info.config.get("eos_token_id") if own is None else own
 
 
 def _from(record: conversions.Record, dtype: str) -> str:

@@ -24,11 +24,12 @@ from modelserve.backends.vllm_server import VllmServer
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError
 from modelserve.runtime import metrics
-from modelserve.runtime.engines import Built, end_ids
+from modelserve.runtime.engines import Built, end_ids, said_ends
 from modelserve.runtime.modality import At
 from modelserve.runtime.tokenizer import Tokenizer
 from modelserve.runtime.vllm_arguments import arguments, command, dtype, environ
 from modelserve.types import ModelInfo
+from modelserve.vllm_flags import OURS
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ _MILESTONES = (
 
 
 def check(config: Config) -> None:
-    """For an explicit --backend vllm, before anything is downloaded. Raises ConfigError with the reason."""
+    """For an explicit --backend vllm, before anything is downloaded. Raises ConfigError, LoadError."""
     if config.workers > 1:
         raise ConfigError(
             f"--workers {config.workers} would start as many vLLM servers; give --backend vllm one, and "
@@ -109,7 +110,7 @@ def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer,
             max_running=config.max_num_seqs or _USUAL_RUNNING,
             adapters=dict(found.adapters),
         ),
-        end_ids=end_ids(_said_ends(info), tokenizer),
+        end_ids=end_ids(said_ends(info), tokenizer),
         about={"device": found.device, "dtype": dtype(config, found), "vllm": found.version},
     )
     metrics.beside["vllm:"] = engine.metrics
@@ -131,6 +132,9 @@ def _check_arguments(config: Config, found: Found) -> None:
         raise ConfigError(flags.unknown_flag(flag) + f"; nor has vLLM {found.version} such a flag")
     if found.wrong:
         raise ConfigError(f"vLLM {found.version} refuses its arguments: {found.wrong}")
+    for name in ("model", "served_model_name"):
+        if name in found.given:  # this server asks it by the name that it gave it
+            raise ConfigError(f"--{name} in --vllm_args is --{OURS[name]} here; give that")
     if found.foreign:
         raise ConfigError(
             f"--{found.foreign[0]} is about vLLM's own HTTP server, which nobody sees behind this one; leave it out"
@@ -194,13 +198,3 @@ def _try_out(server: VllmServer, client: Client, name: str) -> None:
         server.stop()
         server.join(_LAST_WORDS_S)
         raise LoadError(f"vLLM started and could not write: {server.reason}")
-
-
-def _said_ends(info: ModelInfo) -> object:
-    """eos_token_id of the model's generation config, else of its config."""
-    try:
-        own = msgspec.json.decode((info.path / "generation_config.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        own = {}
-    said = own.get("eos_token_id") if isinstance(own, dict) else None
-    return info.config.get("eos_token_id") if said is None else said

@@ -13,6 +13,8 @@ from modelserve import registry
 from modelserve.backends.engine import Engine
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError
+from modelserve.runtime import conversions
+from modelserve.runtime.weights import read_json
 from modelserve.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def choose(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
         chosen, why = _found(config, info, task_name)
     if config.vllm_args and chosen != "vllm":
         raise ConfigError(
-            f"{config.vllm_args.split()[0]} belongs to the vllm backend, and the backend is {chosen} ({why}); give "
+            f"{_first_flag(config)} belongs to the vllm backend, and the backend is {chosen} ({why}); give "
             "--backend vllm, or leave it out"
         )
     return chosen, why
@@ -50,7 +52,7 @@ def choose(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
 
 def check_task(config: Config, task_name: str) -> None:
     """For a task of forward passes. Raises ConfigError for a backend that only writes."""
-    given = f"--backend {config.backend}" if config.backend in _WRITERS else config.vllm_args.split(" ")[0]
+    given = f"--backend {config.backend}" if config.backend in _WRITERS else _first_flag(config)
     if given:
         raise ConfigError(
             f"{given} is for models that write text, and the task is {task_name}; leave it out, or say "
@@ -58,8 +60,15 @@ def check_task(config: Config, task_name: str) -> None:
         )
 
 
+def _first_flag(config: Config) -> str:
+    """Of vLLM's, "" where there is none. Without its value, which may be a secret."""
+    return config.vllm_args.partition(" ")[0].partition("=")[0]
+
+
 def _found(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
     """What auto takes. Nothing of a backend is imported that is not asked about this model."""
+    if conversions.read(info.path) is not None:
+        return "openvino", "the model is a conversion for it"
     import torch
 
     if config.device != "cpu" and torch.cuda.is_available():
@@ -73,11 +82,20 @@ def _found(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
         if refusal is None:
             return "vllm", "there is a GPU, and vLLM has the architecture"
         return "huggingface", f"there is a GPU, but {refusal}"
-    if "openvino" in registry.ENGINES and task_name == "text_generation":
-        converted: Path | None = registry.load("modelserve.runtime.engine_openvino:converted")(info)
+    if task_name == "text_generation":
+        converted: Path | None = registry.load("modelserve.runtime.engine_openvino:converted")(config, info)
         if converted is not None:
             return "openvino", "there is a conversion of it that passed its check, and no GPU"
     return "huggingface", "it runs every architecture"
+
+
+def said_ends(info: ModelInfo) -> object:
+    """eos_token_id of generation_config.json, which wins over config.json as it does in transformers. Raises
+    LoadError."""
+    file = info.path / "generation_config.json"
+    said = read_json(file) if file.is_file() else {}
+    own = said.get("eos_token_id") if isinstance(said, dict) else None
+    return info.config.get("eos_token_id") if own is None else own
 
 
 def end_ids(said: object, tokenizer: Tokenizer) -> frozenset[int]:
