@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -334,6 +335,15 @@ def test_a_start_that_fails_says_why(tmp_path: Path, lines: tuple[str, ...], sta
     client.close()
     assert client.join(5)
     assert server.join(5)
+
+
+def test_a_directory_that_no_socket_can_be_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(LoadError, match="TMPDIR is too long a path for a socket"):
+        started(tmp_path)
+    assert list(deep.iterdir()) == []
 
 
 def test_its_log_is_in_ours_and_tells_the_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -152,6 +152,7 @@ def test_both_ways_to_start_it(tmp_path: Path) -> None:
 def test_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSERVE_HTTP_PORT", "1")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/x")
+    monkeypatch.setenv("VLLM_API_KEY", "k")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=4")
@@ -162,7 +163,8 @@ def test_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] == "1"
     assert given["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=4"
     assert given["GOMP_SPINCOUNT"] == "7"
-    assert not {"MODELSERVE_HTTP_PORT", "PROMETHEUS_MULTIPROC_DIR", "OMP_WAIT_POLICY"} & given.keys()
+    kept = {"MODELSERVE_HTTP_PORT", "PROMETHEUS_MULTIPROC_DIR", "OMP_WAIT_POLICY", "VLLM_API_KEY"}
+    assert not kept & given.keys()
     two = environ(Config(threads=4), Found(device="cpu", tensor_parallel_size=2))
     assert (two["VLLM_CPU_OMP_THREADS_BIND"], two["OMP_NUM_THREADS"]) == ("4,5|6,7", "2")
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environ(Config(), GPU)

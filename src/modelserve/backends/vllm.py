@@ -121,9 +121,13 @@ class VllmEngine:
             asked = asyncio.run_coroutine_threadsafe(self._metrics(accept), self._client.loop)
         try:
             return await asyncio.wrap_future(asked)
-        except (Broken, asyncio.CancelledError) as error:
+        except Broken as error:
             log.debug("vLLM's metrics could not be read: %s", error)
-            return b""
+        except asyncio.CancelledError:  # by the end of vLLM, or because who asks has left
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        return b""
 
     def finished(self, sequence: Sequence, finish: Finish | ModelServeError | None) -> None:
         """From its stream: over, and why; None where its sink has had enough or is gone."""

@@ -6,8 +6,10 @@ Knows no HTTP and no model. Two threads of its own: one reads the output, one wa
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -51,6 +53,7 @@ class VllmServer:
         """command: from the path of the socket that it listens on. Raises LoadError."""
         directory = tempfile.mkdtemp(prefix="modelserve-vllm-")
         if len(directory) > _LONGEST_PATH - len("/http"):
+            os.rmdir(directory)
             raise LoadError(f"TMPDIR is too long a path for a socket: {directory}; set it to a shorter one")
         self.socket = Path(directory) / "http"
         self.on_line: Callable[[str], None] = lambda line: None
@@ -69,6 +72,7 @@ class VllmServer:
                 start_new_session=True,  # Ctrl-C is for the server, which ends vLLM when it has drained
             )
         except OSError as error:
+            os.rmdir(directory)
             raise LoadError(f"vLLM could not be started: {error}") from error
         self._reading = threading.Thread(target=self._read, name="modelserve-vllm-log", daemon=True)
         self._waiting = threading.Thread(target=self._wait, name="modelserve-vllm-end", daemon=True)
@@ -120,10 +124,10 @@ class VllmServer:
     def _read(self) -> None:
         stream = self._process.stdout
         assert stream is not None
-        rest = ""
+        rest, text = "", codecs.getincrementaldecoder("utf-8")(errors="replace")
         with stream:
             while block := stream.read1(65536):  # type: ignore[attr-defined]  # a BufferedReader
-                *lines, rest = _BREAKS.split(rest + block.decode(errors="replace"))
+                *lines, rest = _BREAKS.split(rest + text.decode(block))
                 for line in lines:
                     self._take(line)
         self._take(rest)

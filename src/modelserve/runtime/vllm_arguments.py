@@ -91,6 +91,7 @@ def environ(config: Config, found: Found) -> dict[str, str]:
         if environ.get(name) == value:
             del environ[name]
     environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    environ.pop("VLLM_API_KEY", None)  # the environment's --api_key: this server would be refused, nobody else asks
     if tunables := environ.pop("GLIBC_TUNABLES", ""):
         kept = [one for one in tunables.split(":") if not one.startswith("glibc.malloc.tcache_count")]
         environ |= {"GLIBC_TUNABLES": ":".join(kept)} if kept else {}
