@@ -5,12 +5,15 @@ The real exporter is in tests/conformance/test_openvino_export.py.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from modelserve.runtime import conversions
 from tests.commands.conftest import Typed, shell
@@ -115,7 +118,7 @@ def test_an_output_that_holds_something_else(typed: Typed, tmp_path: Path) -> No
     assert (tmp_path / "made" / "thesis.txt").read_text() == "dear"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_one_is_begun_anew(typed: Typed, tmp_path: Path, cache: Path, how: signal.Signals) -> None:
     """What a killed one left is no conversion, and the next one clears it away."""
     began, ends = tmp_path / "began", tmp_path / "ends"
@@ -134,10 +137,20 @@ def test_an_interrupted_one_is_begun_anew(typed: Typed, tmp_path: Path, cache: P
         ends.touch()
         process.kill()
         process.communicate()
-    assert (left(cache) == []) is (how == signal.SIGINT)
+    assert (left(cache) == []) is (how != signal.SIGKILL)
     done = typed(*words, f"--python={exporter(tmp_path, 'exit 3')}")
     assert done.status == 1
     assert left(cache) == []
+
+
+def test_pickled_weights_are_for_whoever_trusts_them(typed: Typed, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_generative("llama"), model)
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    words = ["convert", "--to=openvino", f"--model_dir={model}", f"--python={exporter(tmp_path, 'exit 1')}"]
+    assert "give --allow_pickle if you trust it" in typed(*words).err
+    assert "cannot be exported to OpenVINO" in typed(*words, "--allow_pickle").err
 
 
 def copies() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ _QUIET_S = 5.0
     help="int8 takes a quarter of the memory, and its texts differ.",
 )
 @click.option("--python", metavar="PROGRAM", help="Of an environment with optimum-intel; one is made when not given.")
+@click.option("--allow_pickle", "--allow-pickle", is_flag=True, help="Allow weights that are pickled.")
 @click.option("--trust_remote_code", "--trust-remote-code", is_flag=True, help="Allow the model's own code to run.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads; the cores when not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -46,6 +48,7 @@ def convert(
     output: Path | None,
     weights: str,
     python: str | None,
+    allow_pickle: bool,
     trust_remote_code: bool,
     threads: int | None,
     as_json: bool,
@@ -66,6 +69,7 @@ def convert(
     said: dict[str, Any] = {
         "model_id": model_id,
         "model_revision": model_revision,
+        "allow_pickle": allow_pickle,
         "trust_remote_code": trust_remote_code,
         "threads": threads,
     }
@@ -74,7 +78,7 @@ def convert(
     asked = load("modelserve.runtime.conversion:Asked")(
         config=config, weights=weights, output=None if output is None else output.absolute(), python=python
     )
-    with _told() as say:
+    with _told() as say, _ended_by_sigterm():
         directory, record, new = load("modelserve.runtime.conversion:convert")(asked, say)
     if as_json:
         found = {dtype: _shown(one) for dtype, one in record.deviations.items()}
@@ -93,6 +97,20 @@ def convert(
 
 def _shown(one: Any) -> dict[str, float]:
     return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """As by Ctrl-C: the exporter ends too, and nothing half is left."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -26,11 +26,11 @@ from modelserve.runtime.conversions import Deviation, Record
 from modelserve.runtime.export_environment import Say
 from modelserve.runtime.files import SMALL, Files, resolve
 from modelserve.runtime.info import inspect
-from modelserve.runtime.weights import INDEX, SAFETENSORS
+from modelserve.runtime.weights import INDEX, PICKLE, SAFETENSORS
 from modelserve.types import ModelInfo
 
 _SCRIPT = Path(__file__).with_name("export_openvino.py")
-_OWN = (SAFETENSORS + INDEX, conversions.RECORD)
+_OWN = (SAFETENSORS + INDEX, PICKLE + INDEX, conversions.RECORD)
 """Small files of the model that its conversion has no use for."""
 
 
@@ -149,7 +149,9 @@ def _export(python: Path, files: Files, asked: Asked, output: Path, say: Say) ->
     environ = export_environment.environ()
     if asked.config.threads:
         environ["OMP_NUM_THREADS"] = str(asked.config.threads)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environ
+    ) as process:
         assert process.stdout is not None, "a pipe"
         try:
             for line in process.stdout:
@@ -214,9 +216,10 @@ def _checked(
         say(f"check: the conversion follows in {dtype}")
         try:
             deviations[dtype] = check.deviation(output, known, dtype, threads)
-        except LoadError:
+        except LoadError as error:
             if dtype == "float32":
                 raise
+            say(f"check: not in {dtype}: {error.message}")
     record = Record(
         source=config.model_id or str(files.model),
         identity=conversions.identity(files.model),

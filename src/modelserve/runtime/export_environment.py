@@ -1,8 +1,8 @@
 """The Python that exports models for OpenVINO: in an environment of its own, since its packages clash with ours.
 
 Made on first use under the user's cache directory, called after a hash of its pins, so that other pins are another
-environment. Made beside its place and renamed: half an environment is never taken for a whole one. Blocks; several
-processes may ask at once.
+environment. A file that is written last tells a whole environment from half of one. Blocks; several processes may ask
+at once.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _run(command: Sequence[str], say: Say) -> None:
     """A step of making it; what it prints about what it does is told."""
     last: list[str] = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ()
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environ()
     ) as process:
         assert process.stdout is not None, "a pipe"
         try:
