@@ -226,6 +226,7 @@ def test_an_empty_variable_is_not_set_unless_empty_means_something() -> None:
         (["--http"], {}, "unknown flag --http; did you mean --http_port?"),
         (["--max_batch", "1"], {}, "unknown flag --max_batch; did you mean --max_batch_tokens?"),
         (["-http_port", "1"], {}, "unknown flag -http_port; did you mean --http_port?"),
+        (["--lora_modlues", "a=b"], {}, "unknown flag --lora_modlues; did you mean --lora_modules?"),
         (["--frobnicate"], {}, "unknown flag --frobnicate; `modelserve serve --help` lists what there is"),
         (["--"], {}, "unknown flag --; `modelserve serve --help` lists what there is"),
         ([], {"MODELSERVE_DEVICE": "tpu"}, "MODELSERVE_DEVICE is 'tpu'; it must be one of auto, cpu, cuda"),

@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from modelserve.config import Config
 from modelserve.environment import PREFIX, is_reserved
 from modelserve.errors import ConfigError
-from modelserve.vllm_flags import OURS, is_vllm
+from modelserve.vllm_flags import NAMES, OURS, is_vllm
 
 _TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
@@ -301,6 +301,8 @@ def _unknown(kind: str, said: str, name: str, spelled: Callable[[str], str]) -> 
     if name not in OURS and is_vllm("--" + name):
         return f"{wrong}; it is vLLM's: say it in {spelled('vllm_args')}"
     near = [OURS[name]] if name in OURS else get_close_matches(name.lower(), _BY_NAME, n=1)
+    if not near and kind == "flag":
+        near = get_close_matches(name.lower(), set(NAMES) - OURS.keys(), n=1)
     return (
         f"{wrong}; did you mean {spelled(near[0])}?"
         if near
