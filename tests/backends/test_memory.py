@@ -65,6 +65,14 @@ def test_our_command_begins_again_tuned(tmp_path: Path, script: str, before: str
     assert said == [process.pid, ["serve", "--model_name", "a b"], True, after]
 
 
+def test_a_loader_that_drops_the_tunables_is_asked_once(tmp_path: Path) -> None:
+    file = tmp_path / "modelserve"
+    file.write_text(PROGRAM.replace("from modelserve", "os.environ.pop('GLIBC_TUNABLES', None)\nfrom modelserve"))
+    command = [sys.executable, "-P", str(file), "serve"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout)[1:] == [["serve"], True, None]
+
+
 def test_without_leave_to_begin_again_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_MENDED", (99,))
     monkeypatch.setattr(sys, "argv", ["/usr/bin/modelserve"])

@@ -16,6 +16,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _TUNABLES = "GLIBC_TUNABLES"
+_BEGUN = "_MODELSERVE_BEGUN"
+"""The pid of who has begun again. A loader drops the tunables of a program with privileges: it would begin for ever."""
 _NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
 _MENDED = (2, 39)
 """The first glibc whose aligned blocks leave nothing in a thread's cache (bug 30723)."""
@@ -62,17 +64,17 @@ def tune_allocator() -> None:
     before there are threads or open files; does nothing where it would not help, or where the process is not our
     command, such as a test's.
     """
-    before = os.environ.get(_TUNABLES)
+    before, pid = os.environ.get(_TUNABLES), str(os.getpid())
     wanted = tunables(before or "")
-    if wanted == (before or "") or not _is_command():
+    if wanted == (before or "") or not _is_command() or os.environ.get(_BEGUN) == pid:
         return
-    os.environ[_TUNABLES] = wanted
+    os.environ |= {_TUNABLES: wanted, _BEGUN: pid}
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except OSError as error:
-        del os.environ[_TUNABLES]
+        del os.environ[_TUNABLES], os.environ[_BEGUN]
         os.environ |= {} if before is None else {_TUNABLES: before}
         log.warning("the allocator stays as it is, some 40 MiB larger: this process cannot begin again: %s", error)
 
