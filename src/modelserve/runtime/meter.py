@@ -14,7 +14,7 @@ from modelserve.runtime import metrics
 class Meter:
     """Counted as waiting from its making, as running from its first token, and not at all from `end` on."""
 
-    __slots__ = ("_last", "_lock", "_running", "_started", "_tokens", "_waiting", "open")
+    __slots__ = ("_began", "_last", "_lock", "_running", "_started", "_tokens", "_waiting", "open")
 
     def __init__(self, model_name: str) -> None:
         self._waiting = [gauge.labels(model_name) for gauge in (metrics.waiting, metrics.vllm_waiting)]
@@ -23,6 +23,8 @@ class Meter:
         self._started = time.monotonic()
         self._last = 0.0
         self._tokens = 0
+        self._began = False
+        """Counted as running: said under the lock, which a count of tokens is not."""
         self.open = True
         for gauge in self._waiting:
             gauge.inc()
@@ -49,7 +51,7 @@ class Meter:
             if not self.open:
                 return
             self.open = False
-            gauges = self._running if self._tokens else self._waiting
+            gauges = self._running if self._began else self._waiting
         for gauge in gauges:
             gauge.dec()
         metrics.tokens_generated.inc(self._tokens)
@@ -58,6 +60,7 @@ class Meter:
         with self._lock:
             if not self.open:
                 return
+            self._began = True
             for gauge in self._waiting:
                 gauge.dec()
             for gauge in self._running:
