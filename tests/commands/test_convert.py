@@ -174,6 +174,9 @@ def test_a_conversion_that_passes_is_kept_and_made_once(typed: Typed, tmp_path: 
     again = typed(*words, f"--python={exporter(tmp_path, 'exit 1')}", "--json")
     assert (again.status, again.json["directory"], again.json["new"]) == (0, str(directory), False)
     assert again.json["deviations"]["float32"]["equal"] == 1.0
+    (directory / conversions.RECORD).write_text('{"format": 2}')
+    assert "cannot be exported" in typed(*words, f"--python={exporter(tmp_path, 'exit 1')}").err  # it is made anew
+    assert not directory.exists()
 
 
 def test_one_that_writes_other_texts_is_refused(typed: Typed, tmp_path: Path, cache: Path) -> None:

@@ -60,6 +60,10 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
         found = _made(target, files, asked.weights, exporter)
         if found is not None:
             return target, found, False
+        if asked.output is None:
+            shutil.rmtree(target, ignore_errors=True)  # another version's, or what somebody has torn
+        else:
+            _check_empty(target)
         building = target.with_name(f".building-{target.name}")
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
         try:
@@ -104,11 +108,7 @@ def _check(files: Files, info: ModelInfo, task: str) -> None:
 
 
 def _made(target: Path, files: Files, weights: str, exporter: str) -> Record | None:
-    """What is there already, of these very weights. Raises ConfigError for a place that holds something else."""
-    if not target.exists():
-        return None
-    if not target.is_dir():
-        raise ConfigError(f"--output {target} is a file; give a new directory")
+    """What is there already, of these very weights."""
     record = conversions.read(target)
     if record is not None and (record.identity, record.weights, record.exporter) == (
         conversions.identity(files.model),
@@ -116,9 +116,17 @@ def _made(target: Path, files: Files, weights: str, exporter: str) -> Record | N
         exporter,
     ):
         return record
-    if any(target.iterdir()):
-        raise ConfigError(f"--output {target} holds something else; give a new directory, or remove that one")
     return None
+
+
+def _check_empty(output: Path) -> None:
+    """Raises ConfigError for a place that holds something else."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; give a new directory")
+    if any(output.iterdir()):
+        raise ConfigError(f"--output {output} holds something else; give a new directory, or remove that one")
 
 
 def _check_space(files: Files, weights: str, directory: Path) -> None:
