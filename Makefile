@@ -42,7 +42,7 @@ test-all: .venv/.dev ## every test
 test-vllm: .venv/.dev ## vLLM itself on a CPU (makes an environment of 3.5 GB)
 	$(BIN)/python -m pytest -m "" tests/backends/vllm_real.py $(ARGS)
 
-test-openvino: .venv/.dev ## the real exporter to OpenVINO (makes an environment of 2 GB under .venvs)
+test-openvino: .venv/.dev ## the real exporter to OpenVINO (makes an environment of 1.5 GB under .venvs)
 	$(BIN)/python -m pytest -m openvino tests/conformance/test_openvino_export.py $(ARGS)
 
 check: .venv/.dev ## lint, format and types

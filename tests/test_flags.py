@@ -233,11 +233,18 @@ def test_an_empty_variable_is_not_set_unless_empty_means_something() -> None:
         ([], {"CE_MERGE": "x"}, "CE_MERGE is 'x'; it must be true or false"),
         ([], {"MODELSERVE_SEED": "1"}, f"unknown variable MODELSERVE_SEED{VLLM} MODELSERVE_VLLM_ARGS"),
         (["--vllm_args", "'x"], {}, "vllm_args is \"'x\"; a quotation mark is missing"),
-        (["--backend=vllm", "--model", "x"], {}, "unknown flag --model; did you mean --model_id?"),
+        (["--model", "x"], {}, "unknown flag --model; did you mean --model_id?"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(argv: list[str], environ: dict[str, str], sentence: str) -> None:
     assert refusal(argv, environ) == sentence
+
+
+def test_with_vllm_its_names_for_ours_are_ours() -> None:
+    line = "--backend vllm --model org/x --revision v1 --served-model-name=m --max_num_batched_tokens 64 --port 1"
+    config = parse(line.split(), {})
+    assert (config.model_id, config.model_revision, config.model_name) == ("org/x", "v1", "m")
+    assert (config.max_batch_tokens, config.http_port, config.vllm_args) == (64, 1, "")
 
 
 @pytest.mark.parametrize("argv", [["--max_len", "3"], ["--return_prob"], ["--model", "x"], ["--worker=2"]])

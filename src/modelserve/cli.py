@@ -152,7 +152,7 @@ def _write_row(formatter: click.HelpFormatter, parameter: flags.Parameter) -> No
     value = {int: " N", float: " N", str: " TEXT", tuple: " A,B,…", bool: ""}[parameter.type]
     notes = [] if plain_text else [parameter.allowed]
     notes += [f"{word} is {choice}" for word, choice in parameter.synonyms.items()]
-    if parameter.default not in (None, ()):
+    if parameter.default not in (None, (), ""):
         notes.append(f"default {flags.as_text(parameter.default)}")
     notes.append(" or ".join(filter(None, [parameter.variables[0], parameter.env])))
     if parameter.later_choices:

@@ -120,7 +120,7 @@ class Config:
     dtype: str | None = param(
         None,
         "Data type of the weights in memory; float32 for encoders when not given. auto: float16 on a GPU, float32 "
-        "without one.",
+        "without one. vllm on a GPU takes that of the weights.",
         group=_M,
         choices=("auto", "float16", "float32", "bfloat16"),
         synonyms={"float": "float32", "half": "float16"},

@@ -176,7 +176,7 @@ def _asks_for_vllm(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
 def _from_argv(argv: Sequence[str], vllm: bool) -> Iterator[tuple[Parameter, str, str]]:
     """(parameter, flag as typed, value as typed) in order; vLLM's flags, with what follows them, at the end.
 
-    vllm: an unknown flag is vLLM's to judge.
+    vllm: an unknown flag is vLLM's to judge, and ours have its names for them too.
     """
     words = deque(argv)
     passed: list[str] = []
@@ -186,7 +186,7 @@ def _from_argv(argv: Sequence[str], vllm: bool) -> Iterator[tuple[Parameter, str
         if not _is_flag(flag):
             raise ConfigError(f"unexpected argument {flag + equals + value!r}; a flag starts with --")
         name = flag.removeprefix("--").replace("-", "_")
-        parameter = _BY_NAME.get(name) if flag.startswith("--") else None
+        parameter = _BY_NAME.get(OURS.get(name, name) if vllm else name) if flag.startswith("--") else None
         if parameter is None and name not in OURS and (vllm or is_vllm(flag)):
             passed.append(flag + equals + value)
             while words and not _is_flag(words[0]):

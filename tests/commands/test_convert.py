@@ -158,6 +158,7 @@ def copies() -> str:
     return f'echo stage copying; cp {converted()[1]}/openvino_model.* "$4"'
 
 
+@pytest.mark.slow
 def test_a_conversion_that_passes_is_kept_and_made_once(typed: Typed, tmp_path: Path, cache: Path) -> None:
     model = converted()[0]
     words = ["convert", "--to=openvino", f"--model_dir={model}"]

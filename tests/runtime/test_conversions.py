@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from modelserve.config import Config
 from modelserve.errors import LoadError
 from modelserve.flags import from_keywords
-from modelserve.runtime import conversions
+from modelserve.runtime import conversions, engine_openvino
 from modelserve.runtime.conversions import Deviation, Record, find, identity, place, read
 from modelserve.runtime.engine_openvino import build, converted
 from modelserve.runtime.engines import choose
@@ -38,7 +39,10 @@ def model(tmp_path: Path) -> Path:
 
 def record(model: Path, weights: str = "float32", passed: bool = True) -> Record:
     near = Deviation(tokens=100, equal=0.97, near_ties=0, mean=0.01, largest=0.2)
-    return Record("here", identity(model), weights, "e", {}, 4, {"float32": near}, passed and weights == "float32")
+    versions = {"checked with openvino": metadata.version("openvino")}
+    return Record(
+        "here", identity(model), weights, "e", versions, 4, {"float32": near}, passed and weights == "float32"
+    )
 
 
 def write(directory: Path, said: Record) -> Path:
@@ -84,6 +88,16 @@ def test_auto_takes_none_for_a_type_that_openvino_does_not_compute_in(model: Pat
     made = write(place(model, "float32", "e"), record(model))
     assert converted(Config(dtype="bfloat16"), info(model)) == made
     assert converted(Config(dtype="float16"), info(model)) is None
+
+
+def test_auto_takes_none_that_was_checked_with_another_openvino(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = write(place(model, "float32", "e"), record(model))
+    monkeypatch.setattr(engine_openvino.metadata, "version", lambda name: "2031.1.0")
+    assert find(model) == made
+    assert converted(Config(), info(model)) is None
+    assert "and here is 2031.1.0; convert the model again" in caplog.text
 
 
 def test_one_that_is_being_made_is_none(model: Path) -> None:

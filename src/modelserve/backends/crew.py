@@ -2,7 +2,7 @@
 
 Torch gives an operation over some 32,000 numbers to every thread, and to wake one takes longer than the numbers do
 (60 us against 10). A step of a decoder has a thousand such operations and some hundred large ones. Per thread that
-calls; on a CPU only.
+calls, but that a thread whose first operation falls inside another's step starts with that one's number; on a CPU only.
 """
 
 from __future__ import annotations

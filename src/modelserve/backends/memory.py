@@ -22,6 +22,8 @@ _NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
 _MENDED = (2, 39)
 """The first glibc whose aligned blocks leave nothing in a thread's cache (bug 30723)."""
 _LARGE_PAGES = "glibc.malloc.hugetlb=1"
+OURS = ("glibc.malloc.tcache_count", "glibc.malloc.hugetlb")
+"""Of GLIBC_TUNABLES, what is for this process and no other."""
 _LARGE_SINCE = (2, 35)
 _LARGE_ON_REQUEST = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """Linux's setting: always, madvise (on request) or never, the one that holds in brackets."""

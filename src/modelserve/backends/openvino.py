@@ -37,6 +37,15 @@ _KEEP = 4096
 """Tokens whose memory is kept when nobody writes: clearing it for every text that comes alone would cost more."""
 
 
+def computes_in_bfloat16(core: Any = None) -> bool:
+    """Whether OpenVINO does on this CPU."""
+    if core is None:
+        import openvino
+
+        core = openvino.Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoDecoder:
     """A converted causal language model and its KV memory."""
 
@@ -155,7 +164,7 @@ class OpenVinoDecoder:
             return self._openvino.Type.f32
         if dtype != "bfloat16":
             raise LoadError(f"--dtype {dtype} is not for the openvino backend; give float32 or bfloat16")
-        if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if not computes_in_bfloat16(core):
             raise LoadError(
                 "--dtype bfloat16: OpenVINO does not compute in it on this CPU; give float32, or --backend huggingface"
             )

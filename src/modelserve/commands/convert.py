@@ -59,7 +59,7 @@ def convert(
     modelserve convert --to openvino --model_id HuggingFaceTB/SmolLM2-135M-Instruct
     modelserve convert --to openvino --model_dir ./model --output ./model-int8 --weights int8
 
-    The first time an environment for the exporter is made in the user's cache, about 2 GB. `modelserve serve` with the
+    The first time an environment for the exporter is made in the user's cache, 1.5 GB. `modelserve serve` with the
     same model takes the conversion from then on; --output is served with --model_dir.
     """
     if (model_id is None) == (model_dir is None):

@@ -6,18 +6,21 @@ will serve it (conversion_check.py). Everything is made beside its place and ren
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError
@@ -56,7 +59,7 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
     python, exporter = export_environment.python(asked.python, say)
     target = asked.output or conversions.place(files.model, asked.weights, exporter)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(_lock(target)):
+    with _alone(target, say):
         found = _made(target, files, asked.weights, exporter)
         if found is not None:
             return target, found, False
@@ -64,8 +67,10 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
             shutil.rmtree(target, ignore_errors=True)  # another version's, or what somebody has torn
         else:
             _check_empty(target)
-        building = target.with_name(f".building-{target.name}")
-        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+        for torn in target.parent.glob(f".building-{glob.escape(target.name)}-*"):  # of a process that was killed
+            shutil.rmtree(torn, ignore_errors=True)
+        # A name of its own: the exporter of one that was killed may still be writing.
+        building = target.with_name(f".building-{target.name}-{os.getpid()}")
         try:
             building.mkdir()
             _check_space(files, asked.weights, building)
@@ -79,11 +84,21 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
     return target, record, True
 
 
-def _lock(target: Path) -> Path:
-    """In the cache, so that no file of ours stays beside an --output."""
+@contextmanager
+def _alone(target: Path, say: Say) -> Iterator[None]:
+    """Nobody else makes it. The lock lies in the cache, so that no file of ours stays beside an --output."""
     directory = conversions.cache() / "locks"
     directory.mkdir(parents=True, exist_ok=True)
-    return directory / f"{hashlib.sha256(str(target).encode()).hexdigest()[:16]}.lock"
+    lock = FileLock(directory / f"{hashlib.sha256(str(target).encode()).hexdigest()[:16]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("waiting for another conversion of it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_runtime() -> None:
@@ -207,7 +222,7 @@ def _checked(
     threads = config.threads or cores()
     say("check: loading the model with transformers")
     tokenizer = load_tokenizer(config, files, info)
-    wanted = check.prompts(tokenizer.ids, info.config, info.max_length)
+    wanted = check.prompts(tokenizer.ids, tokenizer.rows, info.config, info.max_length)
     model = load_pretrained(
         files.model,
         "AutoModelForCausalLM",

@@ -56,15 +56,14 @@ class Answer:
     """[tokens of new, vocabulary]: what each was chosen by."""
 
 
-def prompts(tokenize: Callable[[str], list[int]], config: dict[str, Any], context: int) -> list[list[int]]:
-    """Texts, and random tokens, one more of them than a window of attention has where there is one."""
+def prompts(tokenize: Callable[[str], list[int]], rows: int, config: dict[str, Any], context: int) -> list[list[int]]:
+    """Texts, and random tokens of `rows`, one more of them than a window of attention has where there is one."""
     rng = random.Random(0)
     longest = max(1, context - NEW)
     lengths = [*_RANDOM]
     window = config.get("sliding_window")
     if isinstance(window, int) and config.get("use_sliding_window", True) and window < longest:
         lengths.append(min(longest, window + 40))
-    rows = int(config["vocab_size"])
     texts = [tokenize(text) for text in TEXTS]
     texts += [[rng.randrange(rows) for _ in range(length)] for length in lengths]
     return [ids[:longest] for ids in texts if ids]

@@ -6,6 +6,7 @@ Blocking; runs in the load thread. Knows no protocol.
 from __future__ import annotations
 
 import logging
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,11 +25,28 @@ MAX_RUNNING = 32
 
 
 def converted(config: Config, info: ModelInfo) -> Path | None:
-    """The directory of a conversion of this model that passed its check and computes in --dtype, for `auto`. Cheap;
-    imports no openvino."""
+    """The directory of a conversion of this model that passed its check with the OpenVINO of this environment and
+    computes in --dtype, for `auto`. Cheap; imports no openvino but to ask whether this CPU computes in bfloat16."""
     if find_spec("openvino") is None or config.dtype not in (None, "auto", "float32", "bfloat16"):
         return None
-    return conversions.find(info.path)
+    found = conversions.find(info.path)
+    record = None if found is None else conversions.read(found)
+    if record is None:
+        return None
+    checked, here = record.versions.get("checked with openvino", "another version"), metadata.version("openvino")
+    if _release(checked) != _release(here):
+        log.warning("a conversion was checked with openvino %s, and here is %s; convert the model again", checked, here)
+        return None
+    if config.dtype == "bfloat16":
+        from modelserve.backends.openvino import computes_in_bfloat16
+
+        if not computes_in_bfloat16():
+            return None
+    return found
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:2]
 
 
 def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer, at: At) -> Built:

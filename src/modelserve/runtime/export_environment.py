@@ -73,7 +73,7 @@ def environ() -> dict[str, str]:
 def _make(directory: Path, say: Say) -> None:
     """Raises LoadError with pip's last words."""
     shutil.rmtree(directory, ignore_errors=True)  # its files name its place, so it is made there; _DONE comes last
-    say("making the exporter's environment, about 2 GB, once")
+    say("making the exporter's environment, about 1.5 GB, once")
     _run([sys.executable, "-m", "venv", str(directory)], say)
     made = directory / "bin" / "python"
     wanted = directory / "pins.txt"

@@ -225,7 +225,11 @@ class Generator:
         Raises InvalidRequest, RequestTooLarge, Overloaded, NotReady.
         """
         if self._closed or self.engine.lost:
-            raise NotReady("the server is shutting down" if self._closed else "the device has failed")
+            raise NotReady(
+                "the server is shutting down"
+                if self._closed
+                else "the engine has failed; this server must be restarted"
+            )
         choices = len(request.prompts) * request.n
         if not choices:
             raise InvalidRequest("The request has no prompt; send at least one.", param="prompt")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelserve import flags
 from modelserve.backends.cores import cores
+from modelserve.backends.memory import OURS
 from modelserve.backends.vllm_environment import SILENT, Found
 from modelserve.config import Config
 from modelserve.environment import environment_defaults
@@ -93,7 +94,7 @@ def environ(config: Config, found: Found) -> dict[str, str]:
     environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     environ.pop("VLLM_API_KEY", None)  # the environment's --api_key: this server would be refused, nobody else asks
     if tunables := environ.pop("GLIBC_TUNABLES", ""):
-        kept = [one for one in tunables.split(":") if not one.startswith("glibc.malloc.tcache_count")]
+        kept = [one for one in tunables.split(":") if not one.startswith(OURS)]
         environ |= {"GLIBC_TUNABLES": ":".join(kept)} if kept else {}
     environ |= SILENT | {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "VLLM_LOGGING_COLOR": "0"}
     if config.allow_long_max_model_len:
