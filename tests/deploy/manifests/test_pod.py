@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+import modelserve
 from modelserve import flags
 from tests.deploy.manifests.made import container_of, made, pod_of
 from tests.deploy.manifests.rows import ROWS
@@ -24,6 +25,7 @@ from tests.models import tiny
 POD = r"""
 set -e
 root=$1; shift
+needed=$1; shift
 mount -t tmpfs tmpfs "$root"
 for one in /*; do
   if [ -L "$one" ]; then cp -a "$one" "$root"
@@ -34,11 +36,16 @@ done
 mkdir "$root/proc" "$root/dev" "$root/tmp" "$root/cache"
 mount --rbind /proc "$root/proc"; mount --rbind /dev "$root/dev"
 for place in /tmp /cache /dev/shm; do mount -t tmpfs tmpfs "$root$place"; done
+for one in $needed; do
+  case $one in /tmp/*|/cache/*)
+    mkdir -p "$root$one"; mount --bind "$one" "$root$one"; mount -o remount,ro,bind "$root$one";;
+  esac
+done
 mount -o remount,ro "$root"
 exec chroot "$root" setpriv --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"
 """
 """A mount namespace as a kubelet makes one: a root that is only read, and a new place for each volume of the manifest.
-As root without a capability, since this machine's Python may be root's own."""
+As root without a capability, since this machine's Python may be root's own. Python and the source may lie in /tmp."""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +70,8 @@ def test_a_server_runs_as_its_manifest_says(tmp_path: Path) -> None:
         assert {one["mountPath"] for one in box["volumeMounts"]} == {"/tmp", "/cache", "/dev/shm"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = {one["name"]: one["value"] for one in box["env"]} | {"PATH": path}
-        command = ["unshare", "--mount", "sh", "-c", POD, "pod", str(tmp_path), *box["command"], *box["args"]]
+        needed = " ".join({sys.prefix, sys.base_prefix, str(Path(modelserve.__file__).parents[1])})
+        command = ["unshare", "--mount", "sh", "-c", POD, "pod", str(tmp_path), needed, *box["command"], *box["args"]]
         with (tmp_path.parent / f"{tmp_path.name}.log").open("w+") as log:
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
             try:
