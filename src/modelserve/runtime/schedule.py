@@ -19,6 +19,9 @@ _FIRST_CHUNK = 32
 """Tokens of a chunk before any rate was measured."""
 _LONGEST_S = 1.0
 """A step takes no longer for newcomers, though nobody else runs: a cancelled one and the next one wait for its end."""
+_STRIDE = 16
+"""Budgets are multiples of it: kernels are compiled for each number of tokens that a step has, and steps of the same
+numbers find theirs."""
 LEAST_CHUNK = 8
 """Below this newcomers would hardly get on, whatever the rates say."""
 SCORED_CHUNK = 64
@@ -132,7 +135,8 @@ def newcomers_tokens(decoding: int, reading: int, bounds: Bounds, pace: Pace) ->
     seconds = _LONGEST_S
     if decoding:
         seconds = min(_LONGEST_S, (STALL - 1) * pace.step_s * max(1.0, reading / decoding))
-    return min(bounds.chunk, max(LEAST_CHUNK, int(seconds * pace.tokens_per_s)))
+    tokens = int(seconds * pace.tokens_per_s)
+    return min(bounds.chunk, max(LEAST_CHUNK, tokens - tokens % _STRIDE if tokens > _STRIDE else tokens))
 
 
 def _left(row: Row) -> int:
