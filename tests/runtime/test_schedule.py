@@ -68,7 +68,7 @@ def test_chunks_are_large_when_nobody_runs_but_end_within_a_second() -> None:
 
 
 def test_many_who_wait_weigh_more_than_few_who_run() -> None:
-    """50 ms a step and 1000 tokens/s: 37 tokens are what one newcomer, or as many as run, may take, in strides of 16."""
+    """50 ms a step and 1000 tokens/s: 37 are for one newcomer, or as many as run, in strides of 16."""
     assert newcomers_tokens(15, 1, _BOUNDS, _PACE) == newcomers_tokens(8, 8, _BOUNDS, _PACE) == 32
     assert newcomers_tokens(1, 4, _BOUNDS, _PACE) == 144
     assert newcomers_tokens(1, 10_000, _BOUNDS, _PACE) == 512, "no more than a step may have"
