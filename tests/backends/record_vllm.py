@@ -89,7 +89,8 @@ def main() -> None:
         server.join(20)
         client.close()
     vllm = [line for line in metrics.decode().splitlines() if line.startswith(("# HELP vllm:", "# TYPE vllm:"))]
-    recorded = {"version": found.version, "models": json.loads(models), "metrics": vllm, "cases": told}
+    cards = models.decode().replace(str(model().parent), "/models")  # nobody's directories
+    recorded = {"version": found.version, "models": json.loads(cards), "metrics": vllm, "cases": told}
     FILE.write_bytes(msgspec.json.format(msgspec.json.encode(recorded), indent=1) + b"\n")
 
 
