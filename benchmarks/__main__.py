@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -22,8 +21,8 @@ import click
 from rich.console import Console
 
 from benchmarks import machine, report, rounds, texts
-from benchmarks.child import BenchmarkError
 from benchmarks.contender import APIS, Contender, InProcess, Served, ready, start_engine, start_naive, start_server
+from benchmarks.leaving import run
 from benchmarks.rounds import Cell, Results
 from benchmarks.target import verdicts
 from benchmarks.wire import predict
@@ -144,14 +143,4 @@ def _header(others: tuple[float, float], load: float, command: str) -> list[str]
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # one way to leave, and no child is left behind
-        signal.signal(number, signal.default_int_handler)
-    try:
-        main(standalone_mode=False)
-    except BenchmarkError as error:
-        raise SystemExit(f"benchmark: {error}") from None
-    except (KeyboardInterrupt, click.Abort):
-        raise SystemExit("stopped") from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(2) from None
+    run(main)

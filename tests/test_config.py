@@ -116,7 +116,6 @@ def test_rows_make_sense(parameter: Parameter) -> None:
             word.lower() for word in (*parameter.choices, *parameter.synonyms)
         }
         assert set(parameter.synonyms.values()) <= set(parameter.choices)
-        assert set(parameter.later_choices).isdisjoint(parameter.choices)
     if parameter.type in (int, float):
         assert parameter.minimum is not None
         assert parameter.default is None or parameter.minimum <= parameter.default <= (parameter.maximum or 2**63)

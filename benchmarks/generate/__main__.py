@@ -11,7 +11,6 @@ A backend is named with its data type: huggingface:bfloat16. vllm takes --vllm-p
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.child import BenchmarkError
 from benchmarks.generate import contender, model
 from benchmarks.generate.contender import Contender, Measure, Served, Stall
 from benchmarks.generate.floor import bandwidth
+from benchmarks.leaving import run
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 COLUMNS = ("what", "callers", "tokens/s", "first ms", "gap ms", "gap p99 ms", "cores")
@@ -184,14 +184,4 @@ def _header(others: machine.Others, load: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # one way to leave, and no child is left behind
-        signal.signal(number, signal.default_int_handler)
-    try:
-        main(standalone_mode=False)
-    except (BenchmarkError, ConnectionError) as error:
-        raise SystemExit(f"benchmark: {error}") from None
-    except (KeyboardInterrupt, click.Abort):
-        raise SystemExit("stopped") from None
-    except click.ClickException as error:
-        error.show()
-        raise SystemExit(2) from None
+    run(main)

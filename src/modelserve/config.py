@@ -27,7 +27,6 @@ def param(
     empty: bool = False,
     excludes: tuple[str, ...] = (),
     later: str | None = None,
-    later_choices: Mapping[str, str] = MappingProxyType({}),
     source: str = "modelserve",
 ) -> Any:
     """One row of the table.
@@ -36,8 +35,7 @@ def param(
     MODELSERVE_<NAME> is not set. aliases: further flag names. synonyms: other spellings of a choice, stored as the
     choice. minimum, maximum: smallest and largest number allowed. empty: whether the empty text is a value.
     excludes: flags that cannot be true together with this one. later: the flag is known, but what it belongs to is
-    built in a later version: giving it is an error that says so with these words. later_choices: the same for single
-    values of a flag. source: whose name and default this is.
+    built in a later version: giving it is an error that says so. source: whose name and default this is.
     """
     return field(
         default=default,
@@ -53,7 +51,6 @@ def param(
             "empty": empty,
             "excludes": excludes,
             "later": later,
-            "later_choices": later_choices,
             "source": source,
         },
     )

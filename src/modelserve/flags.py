@@ -47,7 +47,6 @@ class Parameter:
     empty: bool
     excludes: tuple[str, ...]
     later: str | None
-    later_choices: Mapping[str, str]
     source: str
 
     @property
@@ -247,9 +246,8 @@ def _from_python(parameter: Parameter, keyword: str, value: Any) -> Any:
 def _value(parameter: Parameter, said: str, text: str) -> Any:
     """`text` as a value of the parameter's type. `said` is where it came from: a flag, a variable or a keyword."""
     word = text.strip().lower()
-    later = parameter.later or parameter.later_choices.get(word)
-    if later:
-        raise ConfigError(_belongs(said if parameter.later else f"{said}={word}", later))
+    if parameter.later:
+        raise ConfigError(_belongs(said, parameter.later))
     if parameter.choices:
         choice = parameter.synonyms.get(word, word)
         if choice in parameter.choices:

@@ -14,8 +14,9 @@ import transformers
 
 from modelserve.backends.padding import Bounds, find_layout, next_batch
 from modelserve.backends.static import StaticEngine
-from modelserve.errors import InferenceFailed, InvalidRequest, LoadError, ModelServeError, NotReady
-from modelserve.generation import Finish, Sampling, Sequence, Token
+from modelserve.errors import InferenceFailed, InvalidRequest, LoadError, NotReady
+from modelserve.generation import Sampling, Sequence
+from tests.backends.ear import Ear, ear
 from tests.generative import ENCODER_DECODERS, POSITIONS, tiny_generative
 
 ARCHITECTURES = ["t5", "bart", "marian", "gpt2", "bloom", "mamba", "falcon"]
@@ -24,50 +25,9 @@ END = 2
 PROMPTS = [[300, 12, 44], list(range(100, 141)), [5, 6], [77], list(range(400, 430)), [9, 8, 7, 6, 5, 4, 3]]
 
 
-class Ear:
-    """A sink that keeps what it hears."""
-
-    def __init__(self, *, enough: int | None = None, on_put: Callable[[], None] = lambda: None) -> None:
-        self.tokens: list[Token] = []
-        self.scores: list[Token] = []
-        self.finish: Finish | ModelServeError | None = None
-        self.ended = threading.Event()
-        self.first = threading.Event()
-        self.enough, self.on_put = enough, on_put
-
-    def scored(self, tokens: Any) -> None:
-        assert not self.tokens
-        self.scores = list(tokens)
-
-    def put(self, token: Token) -> bool:
-        assert not self.ended.is_set()
-        self.tokens.append(token)
-        self.first.set()
-        self.on_put()
-        if self.enough is not None and len(self.tokens) >= self.enough:
-            self.ended.set()
-            return False
-        return True
-
-    def end(self, finish: Finish | ModelServeError) -> None:
-        assert not self.ended.is_set()
-        self.finish = finish
-        self.ended.set()
-
-    @property
-    def ids(self) -> list[int]:
-        assert self.ended.wait(60), "nobody ended it"
-        return [token.id for token in self.tokens]
-
-
 def sequence(prompt: list[int], sampling: Sampling = GREEDY, max_tokens: int = 20, **values: Any) -> Sequence:
     wanted: dict[str, Any] = {"end_ids": frozenset({END}), "seed": 0, "sink": Ear()}
     return Sequence(prompt=prompt, sampling=sampling, max_tokens=max_tokens, **(wanted | values))
-
-
-def ear(one: Sequence) -> Ear:
-    assert isinstance(one.sink, Ear)
-    return one.sink
 
 
 @pytest.fixture(autouse=True, scope="module")

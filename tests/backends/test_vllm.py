@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,55 +23,18 @@ from modelserve.backends.vllm_http import Client
 from modelserve.backends.vllm_keeper import _descendants
 from modelserve.backends.vllm_server import VllmServer
 from modelserve.errors import InferenceFailed, InvalidRequest, LoadError, ModelServeError, NotReady
-from modelserve.generation import Finish, Sampling, Sequence, Token
+from modelserve.generation import Sampling, Sequence, Token
 from modelserve.runtime.engine_vllm import await_ready
+from tests.backends.ear import Ear, ear
 from tests.fake_vllm import END, install, next_token
 
 PROMPT = [300, 12, 44]
 GREEDY = Sampling(temperature=0)
 
 
-class Ear:
-    """A sink that keeps what it hears."""
-
-    def __init__(self, enough: int | None = None) -> None:
-        self.tokens: list[Token] = []
-        self.scores: list[Token] = []
-        self.finish: Finish | ModelServeError | None = None
-        self.ended = threading.Event()
-        self.first = threading.Event()
-        self.enough = enough
-
-    def scored(self, tokens: Any) -> None:
-        assert not self.tokens
-        self.scores = list(tokens)
-
-    def put(self, token: Token) -> bool:
-        assert not self.ended.is_set()
-        self.tokens.append(token)
-        self.first.set()
-        if len(self.tokens) == self.enough:
-            self.ended.set()
-        return not self.ended.is_set()
-
-    def end(self, finish: Finish | ModelServeError) -> None:
-        assert not self.ended.is_set()
-        self.finish = finish
-        self.ended.set()
-
-    def heard(self) -> list[int]:
-        assert self.ended.wait(30), "nobody ended it"
-        return [token.id for token in self.tokens]
-
-
 def sequence(prompt: list[int] = PROMPT, sampling: Sampling = GREEDY, max_tokens: int = 20, **values: Any) -> Sequence:
     wanted: dict[str, Any] = {"end_ids": frozenset({END}), "seed": 0, "sink": Ear(), "model_name": "m"}
     return Sequence(prompt=prompt, sampling=sampling, max_tokens=max_tokens, **(wanted | values))
-
-
-def ear(one: Sequence) -> Ear:
-    assert isinstance(one.sink, Ear)
-    return one.sink
 
 
 def started(directory: Path, **settings: Any) -> VllmServer:
@@ -141,7 +103,7 @@ def test_every_text_is_streamed_to_its_own_sink(start: Start) -> None:
     for one in crowd:
         engine.start(one)
     for one in crowd:
-        assert ear(one).heard() == [next_token(one.prompt, i) for i in range(one.max_tokens)]
+        assert ear(one).ids == [next_token(one.prompt, i) for i in range(one.max_tokens)]
         assert ear(one).finish == "length"
     until(lambda: engine.running() == engine.waiting() == 0)
     assert count(engine, "aborted") == 0
@@ -152,9 +114,9 @@ def test_an_end_token_is_put_and_ends_it(start: Start) -> None:
     ended, going = sequence(), sequence(sampling=Sampling(ignore_eos=True), end_ids=frozenset())
     engine.start(ended)
     engine.start(going)
-    assert ear(ended).heard() == [*(next_token(PROMPT, i) for i in range(3)), END]
+    assert ear(ended).ids == [*(next_token(PROMPT, i) for i in range(3)), END]
     assert ear(ended).finish == "stop"
-    assert len(ear(going).heard()) == 20
+    assert len(ear(going).ids) == 20
 
 
 def test_logprobs_and_scores_of_the_prompt(start: Start) -> None:
@@ -164,7 +126,7 @@ def test_logprobs_and_scores_of_the_prompt(start: Start) -> None:
     only = sequence(sampling=Sampling(logprobs=0, prompt_logprobs=True), max_tokens=0)
     for one in (told, scored, only):
         engine.start(one)
-        assert len(ear(one).heard()) == one.max_tokens
+        assert len(ear(one).ids) == one.max_tokens
         assert ear(one).finish == "length"
     for one in (told, scored):
         for token in ear(one).tokens:
@@ -197,7 +159,7 @@ def test_vllm_stops_when_nobody_listens(start: Start, how: str) -> None:
     heard = len(ear(one).tokens)
     after = sequence(max_tokens=2)
     engine.start(after)
-    assert len(ear(after).heard()) == 2
+    assert len(ear(after).ids) == 2
     assert len(ear(one).tokens) == heard < 100
     assert ear(one).finish is None
 
@@ -213,7 +175,7 @@ def test_more_than_vllm_is_given_wait_here(start: Start, monkeypatch: pytest.Mon
         engine.cancel(one)
     for one in crowd:
         if not one.cancelled:
-            assert len(ear(one).heard()) == 10
+            assert len(ear(one).ids) == 10
     until(lambda: engine.running() == engine.waiting() == 0)
     assert not any(ear(crowd[i]).ended.is_set() for i in (1, 5, 8))
 
@@ -226,13 +188,13 @@ def test_a_refusal_is_this_callers_error(start: Start, status: int, kind: type[M
     refused, other = sequence([1]), sequence()
     engine.start(refused)
     engine.start(other)
-    assert ear(refused).heard() == []
+    assert ear(refused).ids == []
     error = ear(refused).finish
     assert type(error) is kind
     assert "no such thing" in error.message
     if isinstance(error, InvalidRequest):
         assert error.param == "seed"
-    assert len(ear(other).heard()) == 20
+    assert len(ear(other).ids) == 20
 
 
 def test_a_sink_that_fails_ends_its_own_text_only(start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,7 +206,7 @@ def test_a_sink_that_fails_ends_its_own_text_only(start: Start, caplog: pytest.L
     broken, other = sequence(sink=Broken()), sequence()
     engine.start(broken)
     engine.start(other)
-    assert len(ear(other).heard()) == 20
+    assert len(ear(other).ids) == 20
     until(lambda: engine.running() == engine.waiting() == 0)
     assert "a sink failed" in caplog.text
 
@@ -262,11 +224,11 @@ def test_its_death_is_known_at_once(start: Start, which: str) -> None:
     os.kill({"server": api, "core": core, "keeper": server._process.pid}[which], signal.SIGKILL)
     until(lambda: engine.lost, 5)  # it takes a few milliseconds, or the next look at its health
     for one in crowd:
-        ear(one).heard()
+        assert ear(one).ended.wait(60)
         assert isinstance(ear(one).finish, InferenceFailed)
     late = sequence()
     engine.start(late)
-    ear(late).heard()
+    assert ear(late).ended.wait(60)
     assert isinstance(ear(late).finish, InferenceFailed)
     assert (engine.running(), engine.waiting()) == (0, 0)
     assert asyncio.run(engine.metrics("text/plain")) == b""
@@ -280,7 +242,7 @@ def test_closed_it_ends_what_runs(start: Start) -> None:
     engine.close()
     engine.start(late)
     for ended in (one, late):
-        ear(ended).heard()
+        assert ear(ended).ended.wait(60)
         assert isinstance(ear(ended).finish, NotReady)
     assert engine.join(15)
     assert not engine.lost

@@ -14,7 +14,7 @@ from modelserve.backends.vllm_chunks import Chunks, Refused, refusal
 from modelserve.errors import InferenceFailed, InvalidRequest, NotReady
 from modelserve.generation import Sampling, Sequence
 from tests import fake_vllm
-from tests.backends.test_vllm import Ear
+from tests.backends.ear import Ear
 
 RECORDED: dict[str, Any] = json.loads(Path(__file__).with_name("vllm_recorded.json").read_text())
 CASES: dict[str, Any] = RECORDED["cases"]

@@ -40,7 +40,7 @@ def test_every_row_of_the_seed_is_known(name: str) -> None:
 
 def test_the_seeds_tasks() -> None:
     seed = "sequence_classification token_classification fill_mask text_generation text2text_generation text_embedding"
-    assert {*TASK.choices, *TASK.later_choices} == set(seed.split())
+    assert set(TASK.choices) == set(seed.split())
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,6 @@ def test_accepted(given: dict[str, Any], kept: dict[str, Any]) -> None:
         (
             {"huggingface_task": "fillmask"},
             f"huggingface_task is 'fillmask'; it must be one of {', '.join(TASK.choices)}",
-        ),
-        *(
-            (
-                {"huggingface_task": task.upper()},
-                f"huggingface_task={task} belongs to {whose}, which this version does not have",
-            )
-            for task, whose in TASK.later_choices.items()
         ),
         ({"backend": "onnx"}, "backend is 'onnx'; it must be one of auto, huggingface, vllm, openvino"),
         ({"tokenizer_revision": ""}, "tokenizer_revision is ''; it must be a text that is not empty"),

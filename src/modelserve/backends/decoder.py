@@ -21,9 +21,8 @@ from modelserve.backends import crew
 from modelserve.backends.faults import computing
 from modelserve.backends.flat import NAME, Chunk, Group, NotFlat, Probe, Step, flat, groups_of
 from modelserve.backends.lean import Undo, fused, is_packed_whole, norms, packed
-from modelserve.backends.room import SHARE, free_bytes
+from modelserve.backends.room import tokens_for
 from modelserve.backends.slots import LayerShape, Slot, Slots, bytes_per_token
-from modelserve.errors import LoadError
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +109,7 @@ class Decoder:
 
         Raises LoadError where there is no room for one.
         """
-        free = int(SHARE[self.device.type] * free_bytes(self.device))
-        tokens = min(tokens or free // self.bytes_per_token, sequences * context)
-        if tokens < 1:
-            raise LoadError(
-                f"there are {free} bytes for the keys and values of texts, and a token takes {self.bytes_per_token}"
-            )
+        tokens = tokens_for(tokens, self.bytes_per_token, self.device, context=context, sequences=sequences)
         self.slots = self._memory(tokens, context, most=sequences)
         return tokens
 

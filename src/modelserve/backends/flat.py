@@ -142,26 +142,14 @@ def attend(
     keys, values = step.memory.keys(layer), step.memory.values(layer)
     special = (softcap, sinks)
     with crew.all_of_it():
-        return _parts(step, query, keys, values, window, scaling, special)
-
-
-def _parts(
-    step: Step,
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    window: int | None,
-    scaling: float | None,
-    special: Special,
-) -> torch.Tensor:
-    parts = [
-        _group(step, number, group, query, keys, values, window, scaling, special)
-        for number, group in enumerate(step.groups)
-    ]
-    parts += [
-        _chunk(step, number, chunk, query, keys, values, window, scaling, special)
-        for number, chunk in enumerate(step.chunks, len(step.groups))
-    ]
+        parts = [
+            _group(step, number, group, query, keys, values, window, scaling, special)
+            for number, group in enumerate(step.groups)
+        ]
+        parts += [
+            _chunk(step, number, chunk, query, keys, values, window, scaling, special)
+            for number, chunk in enumerate(step.chunks, len(step.groups))
+        ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from modelserve.backends.decoder import Piece
 from modelserve.backends.pages import BLOCK, Book
-from modelserve.backends.room import SHARE, free_bytes
+from modelserve.backends.room import tokens_for
 from modelserve.errors import LoadError
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,7 @@ class OpenVinoDecoder:
         return sum(_size(shape, 1) * int(element.size) for _, shape, element in self._caches) // BLOCK
 
     def allot(self, tokens: int | None, *, context: int, sequences: int) -> int:
-        free = int(SHARE["cpu"] * free_bytes(self.device))
-        tokens = min(tokens or free // self.bytes_per_token, sequences * context)
-        if tokens < 1:
-            raise LoadError(
-                f"there are {free} bytes for the keys and values of texts, and a token takes {self.bytes_per_token}"
-            )
+        tokens = tokens_for(tokens, self.bytes_per_token, self.device, context=context, sequences=sequences)
         # The budget counts every sequence as the longest; rounded up to blocks, none takes more than one block more.
         self._book = Book(tokens // BLOCK + sequences, self._cleared)
         self._fresh()

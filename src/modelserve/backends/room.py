@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from modelserve.errors import LoadError
+
 SHARE = {"cpu": 0.4, "cuda": 0.8}
 """Of what is free once the weights are loaded, for KV memory. A CPU shares it with the rest of the machine."""
 
@@ -20,6 +22,16 @@ def free_bytes(device: torch.device, *, cgroup: Path = Path("/sys/fs/cgroup"), p
     if limit is not None and used is not None:
         free = min(free, max(0, limit - used))
     return free
+
+
+def tokens_for(wanted: int | None, bytes_per_token: int, device: torch.device, *, context: int, sequences: int) -> int:
+    """How many tokens' keys and values there is memory for: so many as are wanted, a share of what is free when nothing
+    is said, and no more than every sequence ever needs. Raises LoadError where there is no room for one."""
+    free = int(SHARE[device.type] * free_bytes(device))
+    tokens = min(wanted or free // bytes_per_token, sequences * context)
+    if tokens < 1:
+        raise LoadError(f"there are {free} bytes for the keys and values of texts, and a token takes {bytes_per_token}")
+    return tokens
 
 
 def _available(meminfo: Path) -> int:

@@ -36,6 +36,10 @@ class Steps(Protocol):
     """Columns of the logits."""
 
     @property
+    def bytes_per_token(self) -> int:
+        """KV memory of one token."""
+
+    @property
     def slots(self) -> Places:
         """There from `allot` on."""
 

@@ -16,16 +16,13 @@ from modelserve.backends.flat import NotFlat
 from modelserve.backends.pretrained import dtype_name, find_device, load_pretrained
 from modelserve.backends.static import StaticEngine
 from modelserve.config import Config
-from modelserve.runtime.engines import Built, end_ids
+from modelserve.runtime.engines import Built, end_ids, iterating, max_running
 from modelserve.runtime.heads import missing_head
-from modelserve.runtime.iteration import IterationEngine
 from modelserve.runtime.modality import At
 from modelserve.runtime.tokenizer import Tokenizer
 from modelserve.types import ModelInfo
 
 AUTO_CLASSES = {"text_generation": "AutoModelForCausalLM", "text2text_generation": "AutoModelForSeq2SeqLM"}
-MAX_RUNNING = {"cpu": 32, "cuda": 256}
-"""Texts written at once where --max_num_seqs is not given."""
 
 
 def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer, at: At) -> Built:
@@ -48,7 +45,6 @@ def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer,
 
 def _engine(config: Config, model: Any, task_name: str, context: int, ends: frozenset[int]) -> tuple[Engine, str]:
     """The engine, and which one it is and why."""
-    running = config.max_num_seqs or MAX_RUNNING[model.device.type]
     why = "an encoder-decoder"
     if task_name == "text_generation":
         try:
@@ -56,21 +52,12 @@ def _engine(config: Config, model: Any, task_name: str, context: int, ends: froz
         except NotFlat as reason:
             why = str(reason)
         else:
-            memory = config.kv_cache_memory_bytes
-            engine = IterationEngine(
-                decoder,
-                end_ids=ends,
-                context_length=context,
-                max_running=running,
-                kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
-                threads=config.threads or cores(),
-            )
-            return engine, "texts join and leave between steps"
+            return iterating(config, decoder, ends, context), "texts join and leave between steps"
     static = StaticEngine(
         model,
         end_ids=ends,
         context_length=context,
-        max_running=running,
+        max_running=max_running(config, model.device.type),
         kv_bytes=config.kv_cache_memory_bytes,
         threads=config.threads or cores(),
     )

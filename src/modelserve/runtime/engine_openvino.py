@@ -13,15 +13,12 @@ from pathlib import Path
 from modelserve.config import Config
 from modelserve.errors import LoadError
 from modelserve.runtime import conversions
-from modelserve.runtime.engines import Built, end_ids, said_ends
+from modelserve.runtime.engines import Built, end_ids, iterating, said_ends
 from modelserve.runtime.modality import At
 from modelserve.runtime.tokenizer import Tokenizer
 from modelserve.types import ModelInfo
 
 log = logging.getLogger(__name__)
-
-MAX_RUNNING = 32
-"""Texts written at once where --max_num_seqs is not given."""
 
 
 def converted(config: Config, info: ModelInfo) -> Path | None:
@@ -53,7 +50,6 @@ def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer,
     """Raises LoadError."""
     from modelserve.backends.cores import cores
     from modelserve.backends.openvino import OpenVinoDecoder
-    from modelserve.runtime.iteration import IterationEngine
 
     _check(config, info, task_name)
     directory = conversions.find(info.path, ("float32", "int8"))
@@ -62,20 +58,11 @@ def build(config: Config, info: ModelInfo, task_name: str, tokenizer: Tokenizer,
     record = conversions.read(directory)
     assert record is not None, "find reads it"
     dtype = "float32" if config.dtype in (None, "auto") else str(config.dtype)
-    threads = config.threads or cores()
-    decoder = OpenVinoDecoder(directory, dtype=dtype, threads=threads)
+    decoder = OpenVinoDecoder(directory, dtype=dtype, threads=config.threads or cores())
     if decoder.vocabulary < tokenizer.rows:
         raise LoadError(f"the conversion has {decoder.vocabulary} tokens, the model {tokenizer.rows}; convert it again")
     at("warm-up", 0.8)
-    memory = config.kv_cache_memory_bytes
-    engine = IterationEngine(
-        decoder,
-        end_ids=end_ids(said_ends(info), tokenizer),
-        context_length=info.max_length,
-        max_running=config.max_num_seqs or MAX_RUNNING,
-        kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
-        threads=threads,
-    )
+    engine = iterating(config, decoder, end_ids(said_ends(info), tokenizer), info.max_length)
     return Built(engine, f"texts join and leave between steps of OpenVINO, {_from(record, dtype)}")
 
 

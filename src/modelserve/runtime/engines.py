@@ -18,8 +18,11 @@ from modelserve.runtime.weights import read_json
 from modelserve.types import ModelInfo
 
 if TYPE_CHECKING:
+    from modelserve.backends.steps import Steps
+    from modelserve.runtime.iteration import IterationEngine
     from modelserve.runtime.tokenizer import Tokenizer
 
+_MAX_RUNNING = {"cpu": 32, "cuda": 256}
 _WRITERS = ("vllm", "openvino")
 """Backends without forward passes of encoders."""
 
@@ -87,6 +90,27 @@ def _found(config: Config, info: ModelInfo, task_name: str) -> tuple[str, str]:
         if converted is not None:
             return "openvino", "there is a conversion of it that passed its check, and no GPU"
     return "huggingface", "it runs every architecture"
+
+
+def iterating(config: Config, decoder: Steps, ends: frozenset[int], context: int) -> IterationEngine:
+    """The engine of our own over a model's steps. Raises LoadError where there is no memory for a text."""
+    from modelserve.backends.cores import cores
+    from modelserve.runtime.iteration import IterationEngine
+
+    memory = config.kv_cache_memory_bytes
+    return IterationEngine(
+        decoder,
+        end_ids=ends,
+        context_length=context,
+        max_running=max_running(config, decoder.device.type),
+        kv_tokens=None if memory is None else memory // decoder.bytes_per_token,
+        threads=config.threads or cores(),
+    )
+
+
+def max_running(config: Config, device: str) -> int:
+    """Texts written at once; device: cpu or cuda."""
+    return config.max_num_seqs or _MAX_RUNNING[device]
 
 
 def said_ends(info: ModelInfo) -> object:

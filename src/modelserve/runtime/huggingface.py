@@ -30,8 +30,6 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
     at("load", DOWNLOADED)
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
-    if task_name not in GENERATIVE:
-        check_task(config, task_name)
     if task_name in GENERATIVE:
         # libgomp's threads would spin between the many small operations of a step and take the core of whoever wants
         # it: 5 tokens/s instead of 100 on a busy machine. Read when torch is loaded.
@@ -43,6 +41,7 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
         from modelserve.runtime import generative
 
         return generative.load(config, files, info, task_name, at)
+    check_task(config, task_name)
     if config.dtype in (None, "auto", "float32") and platform.machine() in ("x86_64", "AMD64"):
         # oneDNN does GELU alone there, which it compiles in half a millisecond for each number of tokens that a pass
         # has: 1024 of them in either cache are 15 MiB, and a pass takes a hundred milliseconds.

@@ -37,7 +37,6 @@ CHUNK = {"cpu": 1024, "cuda": 8192}
 """Tokens of newcomers in a step when nobody else runs. A CPU's throughput is flat from some hundred tokens on."""
 _LOST = "the device has failed; this server must be restarted"
 _CLOSED = "the server is shutting down"
-"""Longest wait for the step that runs when the engine is closed."""
 
 
 class _Row:

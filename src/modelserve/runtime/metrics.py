@@ -64,13 +64,18 @@ which those of that prefix are shown."""
 
 async def with_beside(body: bytes, content_type: str, accept: str) -> bytes:
     """What `render` gave, with those families of the others that are not in it."""
+    if not beside:
+        return body
     end = b"# EOF\n" if "openmetrics" in content_type else b""
+    shown = set(_families(body))
+    added = []
     for prefix, tell in beside.items():
         told = await tell(accept if end else "text/plain")
         for name, lines in _families(told).items():
-            if name.startswith(prefix.encode()) and b"# HELP %b " % name not in body:
-                body = body.removesuffix(end) + b"".join(line + b"\n" for line in lines) + end
-    return body
+            if name.startswith(prefix.encode()) and name not in shown:
+                shown.add(name)
+                added += lines
+    return body.removesuffix(end) + b"".join(line + b"\n" for line in added) + end
 
 
 def _families(exposition: bytes) -> dict[bytes, list[bytes]]:
