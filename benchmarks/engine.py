@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -98,12 +99,15 @@ class Engine:
 
 
 def main() -> None:
-    engine = Engine()
+    # In threads that end, as the server's load: OpenMP's own spin at barriers only while there are few of them.
+    with ThreadPoolExecutor(1) as thread:
+        engine = thread.submit(Engine).result()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         if "embed" in job:
-            result: dict[str, Any] = {"vector": engine.embed([job["embed"]])[0].tolist()}
+            with ThreadPoolExecutor(1) as thread:
+                result: dict[str, Any] = {"vector": thread.submit(engine.embed, [job["embed"]]).result()[0].tolist()}
         else:
             result = engine.run(**job)
         print(json.dumps(result), flush=True)
