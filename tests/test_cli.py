@@ -68,7 +68,7 @@ def test_environment_defaults_leave_what_is_set() -> None:
     assert environ == {
         "HF_HUB_DISABLE_TELEMETRY": "0",
         "SAFETENSORS_FAST_GPU": "1",
-        "GOMP_SPINCOUNT": "100000",
+        "GOMP_SPINCOUNT": "20000",
         "MKL_DISABLE_FAST_MM": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

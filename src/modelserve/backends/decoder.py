@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modelserve.backends import crew
+from modelserve.backends.blocks import blocks
 from modelserve.backends.faults import computing
 from modelserve.backends.flat import NAME, Chunk, Group, NotFlat, Probe, Step, flat, groups_of
 from modelserve.backends.lean import Undo, fused, is_packed_whole, norms, packed
@@ -31,7 +32,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 makes differences near 1."""
 
 Change = Callable[[torch.nn.Module], Undo | None]
-CHANGES: tuple[Change, ...] = (norms, fused, packed)
+CHANGES: tuple[Change, ...] = (norms, fused, packed, blocks)
 """Made at load, in this order."""
 _MANY = 1 << 18
 """Numbers in a layer's input from which small operations gain by more threads."""

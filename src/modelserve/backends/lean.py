@@ -8,7 +8,7 @@ Knows no schedule; runs in the load thread. A model so changed is called by one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -38,7 +38,7 @@ def norms(model: nn.Module) -> Undo | None:
             continue
         x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
         if weight.dim() == 1 and _near(module(x), rms_norm(x, weight.shape, weight, eps)):
-            module.forward = _Norm(weight, eps)
+            module.forward = Norm(weight, eps)
             changed.append(module)
     return _plain(changed)
 
@@ -76,7 +76,7 @@ def packed(model: nn.Module) -> Undo | None:
         copy = id(module.weight) in shared
         forward: Any = module.forward
         if isinstance(forward, _Sibling):
-            if forward.first == 0:
+            if forward.number == 0:
                 undo.append(forward.together.pack())
         elif not copy or module.weight.numel() <= allowed:
             undo.append(_pack(module, keep=copy))
@@ -88,6 +88,21 @@ def packed(model: nn.Module) -> Undo | None:
     return all_of_it if undo else None
 
 
+def product_of(modules: Sequence[Any]) -> Product | None:
+    """Linear layers as one product, their outputs end to end: the one that they share, or a single layer's own."""
+    forwards = [getattr(module, "forward", None) for module in modules]
+    siblings = [forward for forward in forwards if isinstance(forward, _Sibling)]
+    if siblings:
+        together = siblings[0].together
+        mine = [forward.number for forward in siblings if forward.together is together]
+        return together.product if mine == [*range(together.layers)] and len(mine) == len(modules) else None
+    if len(modules) > 1:
+        return None
+    if isinstance(forwards[0], Product):
+        return forwards[0]
+    return Product(modules[0].weight, modules[0].bias) if _is_linear(modules[0]) else None
+
+
 def is_packed_whole(model: nn.Module) -> bool:
     """Every product with weights goes through the kernel of `packed`: all else in a step is small."""
     known = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -97,8 +112,11 @@ def is_packed_whole(model: nn.Module) -> bool:
     return head in routed and all(parameter.dim() < 2 or id(parameter) in known for parameter in model.parameters())
 
 
-class _Norm:
+class Norm:
+    """An RMS norm over the last dimension."""
+
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self.width = len(weight)
         self._weight = weight
         self._eps = eps
 
@@ -106,16 +124,19 @@ class _Norm:
         return rms_norm(hidden_states, self._weight.shape, self._weight, self._eps)
 
 
-class _Product:
+class Product:
     """x @ weight.T + bias, with the weight in the usual order or in the kernel's."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.width: int = weight.shape[0]
+        """Of what comes out."""
         self._weight = weight
         self._bias = bias
         self._reordered = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._reordered:
+            # Its "swish", "add" and "mul" of a second tensor are slower than operations of their own: 2 ms a step.
             with crew.all_of_it():
                 out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
             return out
@@ -135,16 +156,17 @@ class _Product:
 class _Together:
     """Several linear layers as one, computed when the first is called; the others find their part there."""
 
-    def __init__(self, modules: list[nn.Linear], product: _Product) -> None:
+    def __init__(self, modules: list[nn.Linear], product: Product) -> None:
         self._modules = modules
-        self._product = product
+        self.product = product
         self._input: torch.Tensor | None = None
         self._parts: list[torch.Tensor | None] = []
         self._widths = [module.out_features for module in modules]
+        self.layers = len(modules)
 
     def part(self, number: int, x: torch.Tensor) -> torch.Tensor:
         if x is not self._input or self._parts[number] is None:
-            self._input, self._parts = x, list(self._product(x).split_with_sizes(self._widths, -1))
+            self._input, self._parts = x, list(self.product(x).split_with_sizes(self._widths, -1))
         part, self._parts[number] = self._parts[number], None
         if not any(one is not None for one in self._parts):
             self._input = None
@@ -152,12 +174,12 @@ class _Together:
         return part
 
     def pack(self) -> Undo:
-        self._product.reorder()
+        self.product.reorder()
         for module in self._modules:
             module.weight.data = _nothing(module.weight)
 
         def undo() -> None:
-            for module, weight in zip(self._modules, self._product.usual().split_with_sizes(self._widths), strict=True):
+            for module, weight in zip(self._modules, self.product.usual().split_with_sizes(self._widths), strict=True):
                 module.weight.data = weight
 
         return undo
@@ -168,10 +190,10 @@ class _Sibling:
 
     def __init__(self, together: _Together, number: int) -> None:
         self.together = together
-        self.first = number
+        self.number = number
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        return self.together.part(self.first, input)
+        return self.together.part(self.number, input)
 
 
 def _fuse(group: list[nn.Linear]) -> None:
@@ -183,7 +205,7 @@ def _fuse(group: list[nn.Linear]) -> None:
         bias = torch.cat([zeros(m.out_features) if m.bias is None else m.bias.data for m in group])
     for module, view in zip(group, weight.split_with_sizes(widths), strict=True):
         module.weight.data = view
-    together = _Together(group, _Product(weight, bias))
+    together = _Together(group, Product(weight, bias))
     for number, module in enumerate(group):
         module.forward = _Sibling(together, number)  # type: ignore[method-assign]
 
@@ -191,7 +213,7 @@ def _fuse(group: list[nn.Linear]) -> None:
 def _pack(module: nn.Linear | Conv1D, *, keep: bool) -> Undo:
     """keep: somebody else reads the weight in its usual order."""
     turned = isinstance(module, Conv1D)  # its weight is [in, out]
-    product = _Product(module.weight.data.t().contiguous() if turned else module.weight, module.bias)
+    product = Product(module.weight.data.t().contiguous() if turned else module.weight, module.bias)
     product.reorder()
     if not keep:
         module.weight.data = _nothing(module.weight)
@@ -236,5 +258,5 @@ def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(torch.allclose(one, other, rtol=tolerance, atol=tolerance))
 
 
-_ROUTES = (_Product, _Sibling)
+_ROUTES = (Product, _Sibling)
 """What `forward` of a linear layer may have become."""
