@@ -93,11 +93,13 @@ def main(
                 for one in found:
                     if count <= one.most:
                         seed = 1000 * turn + count
+                        one.wake()
                         measured.setdefault((one.name, count), []).append(
                             one.measure(count, max(2, factor * count), seed)
                         )
             for one in found:
                 if isinstance(one, Served):
+                    one.wake()
                     stalls.setdefault(one.name, []).append(one.stall(STALL_AT, 7000 + turn))
     read = bandwidth(threads) if device == "cpu" else None
     header = _header(others, load)

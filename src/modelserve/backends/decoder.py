@@ -6,7 +6,6 @@ schedule, no sampling and no clock; runs in the load thread, then in the engine'
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -17,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from modelserve.backends import crew
 from modelserve.backends.blocks import blocks
 from modelserve.backends.faults import computing
 from modelserve.backends.flat import NAME, Chunk, Group, NotFlat, Probe, Step, flat, groups_of
-from modelserve.backends.lean import Undo, fused, is_packed_whole, norms, packed
+from modelserve.backends.lean import Undo, fused, norms, packed
 from modelserve.backends.room import tokens_for
 from modelserve.backends.slots import LayerShape, Slot, Slots, bytes_per_token
 
@@ -34,8 +32,6 @@ makes differences near 1."""
 Change = Callable[[torch.nn.Module], Undo | None]
 CHANGES: tuple[Change, ...] = (norms, fused, packed, blocks)
 """Made at load, in this order."""
-_MANY = 1 << 18
-"""Numbers in a layer's input from which small operations gain by more threads."""
 
 
 class Piece(NamedTuple):
@@ -70,9 +66,6 @@ class Decoder:
         self.device: torch.device = model.device
         self._keeps = "logits_to_keep" in signature(model.forward).parameters
         self._usual = model.config._attn_implementation
-        self._divided = False
-        """One thread for the small operations of a step (crew.py)."""
-        self._width = int(getattr(model.config.get_text_config(), "hidden_size", 0))
         self.slots: Slots
         self._refuse()
         with computing(self.device):
@@ -170,7 +163,6 @@ class Decoder:
                 log.info("left as it is, %s: %s", change.__name__, _line(error))
             else:
                 made.append(change.__name__)
-        self._divided = "packed" in made and is_packed_whole(self.model)
         return made
 
     @property
@@ -205,8 +197,7 @@ class Decoder:
             for number, _ in singles[group.first : group.first + len(group.lengths)]:
                 slots.clean(slots.taken(number), max(group.lengths))
         step = Step(slots, torch.tensor(index, device=self.device), groups, chunks)
-        few = self._divided and len(ids) * self._width < _MANY
-        with flat(step), crew.small_ones_alone() if few else contextlib.nullcontext():
+        with flat(step):
             logits = self._forward(ids, positions, [token for tokens in kept for token in tokens])
         if step.layers != len(self.shapes):
             raise NotFlat(f"attention ran {step.layers} times in {len(self.shapes)} layers")

@@ -19,7 +19,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from modelserve.backends import crew
 from modelserve.backends.slots import LayerShape, Slots
 
 NAME = "modelserve-flat"
@@ -141,15 +140,14 @@ def attend(
     step.memory.write(layer, step.index, key, value)
     keys, values = step.memory.keys(layer), step.memory.values(layer)
     special = (softcap, sinks)
-    with crew.all_of_it():
-        parts = [
-            _group(step, number, group, query, keys, values, window, scaling, special)
-            for number, group in enumerate(step.groups)
-        ]
-        parts += [
-            _chunk(step, number, chunk, query, keys, values, window, scaling, special)
-            for number, chunk in enumerate(step.chunks, len(step.groups))
-        ]
+    parts = [
+        _group(step, number, group, query, keys, values, window, scaling, special)
+        for number, group in enumerate(step.groups)
+    ]
+    parts += [
+        _chunk(step, number, chunk, query, keys, values, window, scaling, special)
+        for number, chunk in enumerate(step.chunks, len(step.groups))
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

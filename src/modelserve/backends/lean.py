@@ -16,8 +16,6 @@ from torch import nn
 from torch.nn.functional import linear, rms_norm
 from transformers.pytorch_utils import Conv1D
 
-from modelserve.backends import crew
-
 Undo = Callable[[], None]
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -103,15 +101,6 @@ def product_of(modules: Sequence[Any]) -> Product | None:
     return Product(modules[0].weight, modules[0].bias) if _is_linear(modules[0]) else None
 
 
-def is_packed_whole(model: nn.Module) -> bool:
-    """Every product with weights goes through the kernel of `packed`: all else in a step is small."""
-    known = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    routed = [module for module in model.modules() if isinstance(getattr(module, "forward", None), _ROUTES)]
-    known |= {id(module.weight) for module in routed}
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return head in routed and all(parameter.dim() < 2 or id(parameter) in known for parameter in model.parameters())
-
-
 class Norm:
     """An RMS norm over the last dimension."""
 
@@ -137,8 +126,7 @@ class Product:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._reordered:
             # Its "swish", "add" and "mul" of a second tensor are slower than operations of their own: 2 ms a step.
-            with crew.all_of_it():
-                out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
             return out
         return linear(x, self._weight, self._bias)
 
@@ -256,7 +244,3 @@ def _epsilon(module: nn.Module) -> float | None:
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
     tolerance = 4 * torch.finfo(one.dtype).eps
     return bool(torch.allclose(one, other, rtol=tolerance, atol=tolerance))
-
-
-_ROUTES = (Product, _Sibling)
-"""What `forward` of a linear layer may have become."""

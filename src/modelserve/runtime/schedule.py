@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-STALL = 2.0
+STALL = 1.75
 """A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is the most
-that is promised, and no step takes exactly what was foreseen: with 2.25 the longest gap was 2.6 to 3.0 times the usual
+that is promised, and no step takes exactly what was foreseen: with 2.0 the longest gap was 2.5 to 3.3 times the usual
 one (python -m benchmarks.generate)."""
-_MANY = 2
+_MANY = 3
 """Newcomers, where they are several, weigh so many times as much as those who wait for the step: a step of nine texts
 takes four fifths of one of sixteen. With 1 sixteen callers got 238 tokens/s, with 2 285."""
 _FIRST_CHUNK = 32
@@ -23,8 +23,8 @@ _FIRST_CHUNK = 32
 _LONGEST_S = 1.0
 """A step takes no longer for newcomers, though nobody else runs: a cancelled one and the next one wait for its end."""
 _STRIDE = 16
-"""Budgets are multiples of it: kernels are compiled for each number of tokens that a step has, and steps of the same
-numbers find theirs."""
+"""Steps with newcomers have multiples of it: kernels are compiled for each number of tokens that a step has, and steps
+of the same numbers find theirs."""
 LEAST_CHUNK = 8
 """Below this newcomers would hardly get on, whatever the rates say."""
 SCORED_CHUNK = 64
@@ -140,7 +140,9 @@ def newcomers_tokens(decoding: int, reading: int, bounds: Bounds, pace: Pace) ->
         weight = max(1.0, _MANY * reading / decoding) if reading > 1 else 1.0
         seconds = min(_LONGEST_S, (STALL - 1) * pace.step_s * weight)
     tokens = int(seconds * pace.tokens_per_s)
-    return min(bounds.chunk, max(LEAST_CHUNK, tokens - tokens % _STRIDE if tokens > _STRIDE else tokens))
+    if tokens > _STRIDE:
+        tokens -= (decoding + tokens) % _STRIDE
+    return min(bounds.chunk, max(LEAST_CHUNK, tokens))
 
 
 def _left(row: Row) -> int:
