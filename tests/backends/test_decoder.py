@@ -147,21 +147,23 @@ def test_memory_is_bounded_and_told() -> None:
 
 
 def test_slots_grow_within_their_budget_and_keep_what_they_hold() -> None:
-    slots = Slots([LayerShape(1, 2, 2)], torch.float32, torch.device("cpu"), tokens=2000, context=1000)
+    slots = Slots([LayerShape(2, 2, 2)], torch.float32, torch.device("cpu"), tokens=2000, context=1000)
     held = []
     for number in range(3):
         slot = slots.take()
         slots.fit(300 if number < 2 else 600)
         slots.clean(slot, 250)
         index = torch.arange(250) + slot.number * slots.length
-        slots.write(0, index, torch.full((250, 1, 2), float(number)), torch.full((250, 1, 2), -float(number)))
+        slots.write(
+            0, slots.rows(index, 2), torch.full((250, 2, 2), float(number)), torch.full((250, 2, 2), -float(number))
+        )
         held.append(slot)
         assert slots.count * slots.length <= 2000
     slots.free(held[0])
     assert [slot.number for slot in held[1:]] == [1, 0]
     for number in (1, 2):
-        assert (slots.keys(0)[held[number].number, :250] == number).all()
-        assert (slots.values(0)[held[number].number, :250] == -number).all()
+        assert (slots.keys(0)[held[number].number, :, :250] == number).all()
+        assert (slots.values(0)[held[number].number, :, :250] == -number).all()
     for _ in range(8):
         slots.take()
     slots.fit(200)  # many short ones after long ones: the slots are shorter
@@ -182,7 +184,7 @@ def test_with_room_for_all_nothing_ever_grows_and_only_what_is_written_takes_mem
         slots.clean(slots.take(), 64)
     slots.fit(8192)
     assert slots.keys(0) is first
-    assert first.shape == (64, 8192, 1, 64)
+    assert first.shape == (64, 1, 8192, 64)
     assert _resident() - before < 64 * 8192 * bytes_ / 4, "256 MiB are set aside, 4 are written to"
 
 
@@ -198,7 +200,7 @@ def test_memory_is_finite_whatever_was_there() -> None:
     slots.fit(100)
     slots.keys(0).fill_(float("nan"))
     slots.clean(slot, 70)
-    assert (slots.keys(0)[0, :70] == 0).all()
+    assert (slots.keys(0)[0, :, :70] == 0).all()
 
 
 def test_neighbours_of_like_length_share_a_group() -> None:

@@ -68,18 +68,18 @@ def test_chunks_are_large_when_nobody_runs_but_end_within_a_second() -> None:
 
 
 def test_many_who_wait_weigh_more_than_few_who_run() -> None:
-    """50 ms a step and 1000 tokens/s: 37 are for one newcomer, thrice as many where as many come as run, and all of a
+    """50 ms a step and 1000 tokens/s: 30 are for one newcomer, four times as many where as many come as run, and all of a
     step are a multiple of 16."""
-    assert 15 + newcomers_tokens(15, 1, _BOUNDS, _PACE) == 48
-    assert 1 + newcomers_tokens(1, 1, _BOUNDS, _PACE) == 32
-    assert 8 + newcomers_tokens(8, 8, _BOUNDS, _PACE) == 112
-    assert 1 + newcomers_tokens(1, 4, _BOUNDS, _PACE) == 448
+    assert 15 + newcomers_tokens(15, 1, _BOUNDS, _PACE) == 32
+    assert 1 + newcomers_tokens(1, 1, _BOUNDS, _PACE) == 16
+    assert 8 + newcomers_tokens(8, 8, _BOUNDS, _PACE) == 128
+    assert 1 + newcomers_tokens(1, 4, _BOUNDS, _PACE) == 480
     assert newcomers_tokens(1, 10_000, _BOUNDS, _PACE) == 512, "no more than a step may have"
     todo = plan([_running(50)], [_Row(100) for _ in range(7)], _BOUNDS, _PACE)
     assert [n for _, n in todo.work] == [1, 100, 100, 100], "there is room for four"
     full = Bounds(2, _BOUNDS.tokens, _BOUNDS.chunk)
     todo = plan([_running(50)], [_Row(64) for _ in range(7)], full, _PACE)
-    assert [n for _, n in todo.work] == [1, 31], "those there is no room for do not count"
+    assert [n for _, n in todo.work] == [1, 15], "those there is no room for do not count"
 
 
 def test_cancelled_ones_are_dropped_wherever_they_are() -> None:

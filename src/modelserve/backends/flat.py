@@ -67,11 +67,13 @@ class Step:
 
     memory: Slots
     index: torch.Tensor
-    """int64 [N]: where the key and value of each token go."""
+    """int64 [N]: where each token goes, slot * length + position."""
     groups: Sequence[Group]
     chunks: Sequence[Chunk]
     masks: dict[tuple[int, int | None], tuple[int, torch.Tensor | None]] = field(default_factory=dict)
     """By number of group or (after them) chunk, and window: the first key that any query sees, and the mask."""
+    rows: dict[int, torch.Tensor] = field(default_factory=dict)
+    """By the heads of a layer, where their keys and values go."""
     layers: int = 0
     """Calls of attention so far."""
 
@@ -137,7 +139,9 @@ def attend(
     if step is None:
         raise NotFlat("attention was called outside a step")
     step.layers += 1
-    step.memory.write(layer, step.index, key, value)
+    if (heads := key.shape[1]) not in step.rows:
+        step.rows[heads] = step.memory.rows(step.index, heads)
+    step.memory.write(layer, step.rows[heads], key, value)
     keys, values = step.memory.keys(layer), step.memory.values(layer)
     special = (softcap, sinks)
     parts = [
@@ -166,11 +170,11 @@ def _group(
     if (number, window) not in step.masks:
         step.masks[number, window] = _group_mask(group, window, query)
     begin, mask = step.masks[number, window]
-    heads, kv, width = query.shape[1], keys.shape[2], query.shape[2]
+    heads, kv, width = query.shape[1], keys.shape[1], query.shape[2]
     out = _attention(
         query[group.first : group.first + n].reshape(n, kv, heads // kv, width),
-        keys[group.slot : group.slot + n, begin:longest].transpose(1, 2),
-        values[group.slot : group.slot + n, begin:longest].transpose(1, 2),
+        keys[group.slot : group.slot + n, :, begin:longest],
+        values[group.slot : group.slot + n, :, begin:longest],
         mask,
         scaling,
         special,
@@ -202,13 +206,13 @@ def _chunk(
     scaling: float | None,
     special: Special,
 ) -> torch.Tensor:
-    end, heads, kv = chunk.start + chunk.tokens, query.shape[1], keys.shape[2]
+    end, heads, kv = chunk.start + chunk.tokens, query.shape[1], keys.shape[1]
     queries = query[chunk.first : chunk.first + chunk.tokens].transpose(0, 1)[None]
     if not chunk.start and (window is None or end <= window) and special == (None, None):
         out = scaled_dot_product_attention(
             queries,
-            keys[chunk.slot : chunk.slot + 1, :end].transpose(1, 2),
-            values[chunk.slot : chunk.slot + 1, :end].transpose(1, 2),
+            keys[chunk.slot : chunk.slot + 1, :, :end],
+            values[chunk.slot : chunk.slot + 1, :, :end],
             is_causal=True,
             scale=scaling,
             enable_gqa=heads != kv,
@@ -220,8 +224,8 @@ def _chunk(
     # One group of heads after the other would be heads * tokens queries of a key head: the mask repeats per head.
     out = _attention(
         queries.reshape(1, kv, heads // kv, chunk.tokens, -1).flatten(2, 3),
-        keys[chunk.slot : chunk.slot + 1, begin:end].transpose(1, 2),
-        values[chunk.slot : chunk.slot + 1, begin:end].transpose(1, 2),
+        keys[chunk.slot : chunk.slot + 1, :, begin:end],
+        values[chunk.slot : chunk.slot + 1, :, begin:end],
         None if mask is None else mask.repeat(heads // kv, 1)[None, None],
         scaling,
         special,

@@ -31,8 +31,9 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
     if task_name in GENERATIVE:
-        # libgomp's threads would spin between the many small operations of a step and take the core of whoever wants
-        # it: 5 tokens/s instead of 100 on a busy machine. Read when torch is loaded.
+        # Threads that spin between the many small operations of a step take the core of whoever wants it: 5 tokens/s
+        # instead of 100 on a busy machine. What bounds libgomp's is GOMP_SPINCOUNT (environment.py); this is for where
+        # that is not set, and for other OpenMPs. Read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         # oneDNN compiles a product for each number of rows, and keeps 1024 of them in either cache: 400 MiB that a
         # server of a tiny model grew by in a minute. Steps of up to 32 texts want some 160 of them.

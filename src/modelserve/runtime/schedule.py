@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-STALL = 1.75
+STALL = 1.6
 """A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is the most
-that is promised, and no step takes exactly what was foreseen: with 2.0 the longest gap was 2.5 to 3.3 times the usual
-one (python -m benchmarks.generate)."""
-_MANY = 3
+that is promised, and no step takes exactly what was foreseen: with 1.75 the longest gap was 2.2 to 3.5 times the
+usual one (python -m benchmarks.generate)."""
+_MANY = 4
 """Newcomers, where they are several, weigh so many times as much as those who wait for the step: a step of nine texts
 takes four fifths of one of sixteen. With 1 sixteen callers got 238 tokens/s, with 2 285."""
 _FIRST_CHUNK = 32
