@@ -27,7 +27,7 @@ from benchmarks.rounds import Cell, Results
 from benchmarks.target import verdicts
 from benchmarks.wire import predict
 
-LENGTHS = {"quick": (1, 1.5, 2, 5.0), "usual": (3, 2.0, 3, 10.0), "full": (5, 4.0, 5, 20.0)}
+LENGTHS = {"quick": (1, 1.5, 2, 5.0), "usual": (4, 1.5, 3, 8.0), "full": (5, 4.0, 5, 20.0)}
 """(rounds, seconds a measurement, starts, seconds of probing a round)."""
 OTHER_APIS_AT: Cell = ("16", 32)
 """Where the other APIs are measured too."""
