@@ -150,6 +150,11 @@ def _facts(
         if count == most and dtype in alone and not name.startswith("generate"):
             ratio = median(a.tokens_per_s / b.tokens_per_s for a, b in zip(many, alone[dtype], strict=True))
             said.append(f"{name}, {count} callers: {ratio:.1f} times `generate` one request at a time")
+    for (name, count), many in measured.items():
+        beside = [other for (label, n), other in measured.items() if n == count == most and "genai" in label]
+        if name.startswith("openvino, ") and beside:
+            share = median(a.tokens_per_s / b.tokens_per_s for a, b in zip(many, beside[0], strict=True))
+            said.append(f"{name}, {count} callers: {share:.0%} of openvino-genai in process")
     for name, found in stalls.items():
         ratio = median(one.worst_ms / one.usual_ms for one in found)
         first = median(one.first_s for one in found)

@@ -91,6 +91,7 @@ class Served:
 
     def stall(self, callers: int, seed: int) -> Stall:
         """`callers - 1` texts are being written, and one prompt of LONG tokens joins."""
+        self._run(prompts=model.prompts(1, LONG, seed + 2), tokens=2, callers=1)  # not counted: as `wake`
         prompts = model.prompts(callers - 1, PROMPT, seed)
         late = model.prompts(1, LONG, seed + 1)[0]
         *texts, long = self._run(prompts=prompts, tokens=220, callers=callers - 1, late=late)["texts"]

@@ -68,12 +68,12 @@ def test_chunks_are_large_when_nobody_runs_but_end_within_a_second() -> None:
 
 
 def test_many_who_wait_weigh_more_than_few_who_run() -> None:
-    """50 ms a step and 1000 tokens/s: 30 are for one newcomer, four times as many where as many come as run, and all of a
-    step are a multiple of 16."""
+    """50 ms a step and 1000 tokens/s: 30 are for one newcomer, six times as many where as many come as run, and all
+    of a step are a multiple of 16."""
     assert 15 + newcomers_tokens(15, 1, _BOUNDS, _PACE) == 32
     assert 1 + newcomers_tokens(1, 1, _BOUNDS, _PACE) == 16
-    assert 8 + newcomers_tokens(8, 8, _BOUNDS, _PACE) == 128
-    assert 1 + newcomers_tokens(1, 4, _BOUNDS, _PACE) == 480
+    assert 8 + newcomers_tokens(8, 8, _BOUNDS, _PACE) == 176
+    assert 12 + newcomers_tokens(12, 4, _BOUNDS, _PACE) == 64
     assert newcomers_tokens(1, 10_000, _BOUNDS, _PACE) == 512, "no more than a step may have"
     todo = plan([_running(50)], [_Row(100) for _ in range(7)], _BOUNDS, _PACE)
     assert [n for _, n in todo.work] == [1, 100, 100, 100], "there is room for four"

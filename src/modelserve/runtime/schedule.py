@@ -15,7 +15,7 @@ STALL = 1.6
 """A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is the most
 that is promised, and no step takes exactly what was foreseen: with 1.75 the longest gap was 2.2 to 3.5 times the
 usual one (python -m benchmarks.generate)."""
-_MANY = 4
+_MANY = 6
 """Newcomers, where they are several, weigh so many times as much as those who wait for the step: a step of nine texts
 takes four fifths of one of sixteen. With 1 sixteen callers got 238 tokens/s, with 2 285."""
 _FIRST_CHUNK = 32
