@@ -66,13 +66,14 @@ soak: .venv/.dev ## kill -9 at 200 random moments of local runs (ARGS=20 for few
 soak-generate: .venv/.dev ## 64 callers of a model that writes, for a minute (ARGS=600 for ten)
 	$(BIN)/python -m tests.fuzz.crowd $(or $(ARGS),60)
 
-# PIP_INDEX_URL and PIP_EXTRA_INDEX_URL are taken from the environment, where they are set.
+# PIP_INDEX_URL, PIP_EXTRA_INDEX_URL and PIP_TRUSTED_HOST are taken from the environment, where they are set.
 ENGINE ?= docker
 BASE ?= python:3.11-slim
 TAG ?= modelserve:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 image: ## the container image, by docker or ENGINE=podman (BASE=…, EXTRAS=[openvino], TAG=…)
 	$(ENGINE) build --file Containerfile --tag '$(TAG)' --build-arg BASE='$(BASE)' --build-arg EXTRAS='$(EXTRAS)' \
-		$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL) $(if $(PIP_EXTRA_INDEX_URL),--build-arg PIP_EXTRA_INDEX_URL) .
+		$(if $(PIP_INDEX_URL),--build-arg PIP_INDEX_URL) $(if $(PIP_EXTRA_INDEX_URL),--build-arg PIP_EXTRA_INDEX_URL) \
+		$(if $(PIP_TRUSTED_HOST),--build-arg PIP_TRUSTED_HOST) .
 
 docs: .venv/.dev ## write again what is generated (docs/parameters.md, the tables of docs/sdk.md)
 	$(BIN)/python tools/parameters.py

@@ -32,6 +32,8 @@ from benchmarks.generate.floor import bandwidth
 from benchmarks.leaving import run
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+"""What OpenVINO calls them."""
 COLUMNS = ("what", "callers", "tokens/s", "first ms", "gap ms", "gap p99 ms", "cores")
 STALL_AT = 16
 
@@ -74,8 +76,7 @@ def main(
             where = directory
             if name == "openvino":
                 where = converted = converted or _convert(folder)
-                precision = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-                found.append(contender.genai(stack, folder, where, precision, threads))
+                found.append(contender.genai(stack, folder, where, PRECISIONS[dtype], threads))
             elif name == "vllm":
                 flags += ["--vllm_python", vllm_python] if vllm_python else []
                 flags += vllm_args.split()
@@ -151,9 +152,9 @@ def _facts(
             ratio = median(a.tokens_per_s / b.tokens_per_s for a, b in zip(many, alone[dtype], strict=True))
             said.append(f"{name}, {count} callers: {ratio:.1f} times `generate` one request at a time")
     for (name, count), many in measured.items():
-        beside = [other for (label, n), other in measured.items() if n == count == most and "genai" in label]
-        if name.startswith("openvino, ") and beside:
-            share = median(a.tokens_per_s / b.tokens_per_s for a, b in zip(many, beside[0], strict=True))
+        genai = f"openvino-genai in process, {PRECISIONS.get(name.rpartition(', ')[2])}"
+        if name.startswith("openvino, ") and count == most and (genai, count) in measured:
+            share = median(a.tokens_per_s / b.tokens_per_s for a, b in zip(many, measured[genai, count], strict=True))
             said.append(f"{name}, {count} callers: {share:.0%} of openvino-genai in process")
     for name, found in stalls.items():
         ratio = median(one.worst_ms / one.usual_ms for one in found)

@@ -69,6 +69,25 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("FalconConfig", {**_OWN, "num_attention_heads": 4}),
     "bloom": ("BloomConfig", {**_OWN, "n_head": 4}),
     "mamba": ("MambaConfig", _OWN),
+    "mixtral": ("MixtralConfig", {**_GQA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granite": ("GraniteConfig", {**_GQA, "residual_multiplier": 0.5}),
+    "cohere": ("CohereConfig", _GQA),
+    "olmo2": ("Olmo2Config", _GQA),
+    "smollm3": ("SmolLM3Config", {**_GQA, "no_rope_layers": [1, 0, 1]}),
+    "ministral3": (
+        "Ministral3Config",
+        {
+            **_GQA,
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 2.0,
+                "original_max_position_embeddings": 32,
+                "llama_4_scaling_beta": 1.0,
+            },
+        },
+    ),
     "lfm2": ("Lfm2Config", {**_GQA, "full_attn_idxs": [1]}),
 }
 

@@ -8,21 +8,13 @@ import pytest
 import torch
 
 from modelserve.backends.decoder import Decoder, Piece
-from tests.backends.causal import CONFIGS, VOCABULARY, causal, one_thread
+from tests.backends.causal import VOCABULARY, causal, one_thread
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _RNG = random.Random(3)
 _IDS = [_RNG.randrange(3, VOCABULARY) for _ in range(60)]
-
-CONFIGS.update(
-    mixtral=("MixtralConfig", {**CONFIGS["llama"][1], "num_local_experts": 4, "num_experts_per_tok": 2}),
-    granite=("GraniteConfig", {**CONFIGS["llama"][1], "residual_multiplier": 0.5}),
-    cohere=("CohereConfig", CONFIGS["llama"][1]),
-    olmo2=("Olmo2Config", CONFIGS["llama"][1]),
-    smollm3=("SmolLM3Config", {**CONFIGS["llama"][1], "no_rope_layers": [1, 0, 1]}),
-)
 
 
 def _logits(decoder: Decoder) -> torch.Tensor:
@@ -60,8 +52,9 @@ def test_layers_that_only_look_usual_are_put_back(name: str) -> None:
     torch.testing.assert_close(_logits(decoder), plain, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "phi", "gemma3", "cohere", "olmo2", "stablelm"])
+@pytest.mark.parametrize("name", ["gpt2", "phi", "gemma3", "cohere", "olmo2", "stablelm", "gpt_oss", "ministral3"])
 def test_other_layers_are_left_alone(name: str) -> None:
+    """ministral3: the factor that its queries get from the 32nd token on is not seen in the texts of the comparison."""
     with torch.inference_mode():
         plain = causal(name)(torch.tensor([_IDS])).logits[0]
     decoder = Decoder(causal(name))
@@ -69,11 +62,12 @@ def test_other_layers_are_left_alone(name: str) -> None:
     torch.testing.assert_close(_logits(decoder), plain, rtol=1e-3, atol=1e-3)
 
 
-def test_a_layer_with_a_hook_is_left_alone() -> None:
-    """Whoever hangs something on a product wants it called."""
+@pytest.mark.parametrize("name", ["self_attn.o_proj", "self_attn", "mlp", "input_layernorm"])
+def test_a_layer_with_a_hook_is_left_alone(name: str) -> None:
+    """Whoever hangs something on a part of it wants it called."""
     model = causal("llama")
     seen: list[int] = []
-    model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *call: seen.append(1))
+    model.model.layers[0].get_submodule(name).register_forward_hook(lambda *call: seen.append(1))
     decoder = Decoder(model)
     before = len(seen)
     _logits(decoder)

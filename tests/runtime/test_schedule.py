@@ -74,7 +74,7 @@ def test_many_who_wait_weigh_more_than_few_who_run() -> None:
     assert 1 + newcomers_tokens(1, 1, _BOUNDS, _PACE) == 16
     assert 8 + newcomers_tokens(8, 8, _BOUNDS, _PACE) == 176
     assert 12 + newcomers_tokens(12, 4, _BOUNDS, _PACE) == 64
-    assert newcomers_tokens(1, 10_000, _BOUNDS, _PACE) == 512, "no more than a step may have"
+    assert 1 + newcomers_tokens(1, 10_000, _BOUNDS, _PACE) == 512, "no more than a step may have"
     todo = plan([_running(50)], [_Row(100) for _ in range(7)], _BOUNDS, _PACE)
     assert [n for _, n in todo.work] == [1, 100, 100, 100], "there is room for four"
     full = Bounds(2, _BOUNDS.tokens, _BOUNDS.chunk)
@@ -150,7 +150,7 @@ def test_everybody_comes_to_an_end(seed: int) -> None:
 def test_the_pace_is_that_of_as_many_who_run() -> None:
     paces = Paces()
     assert paces.now(4) == Pace()
-    for _ in range(30):
+    for _ in range(60):
         paces.took(0.02, 1, 0)
         paces.took(0.08, 16, 0)
         paces.took(0.18, 16, 100)

@@ -2,12 +2,15 @@
 
 For layers of the usual kind: an RMS norm, attention with rotary positions over fused products, a residual, another
 norm, an MLP (gated, else whatever the model has), a residual. Found by what a layer is made of and not by its
-architecture; that it gives the same answers is found by comparison (decoder.py), as with all of lean.py.
+architecture; that it gives the same answers is found by comparison (decoder.py), as with all of lean.py. The texts of
+the comparison are short: an attention that is told more than usual (positions, say, for a factor that long texts get)
+is left alone. Made in the load thread, called by the engine's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from modelserve.backends.lean import Norm, Product, Undo, product_of
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
+_TOLD = {"hidden_states", "position_embeddings", "attention_mask", "past_key_values", "kwargs"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = ({"gate_proj", "up_proj", "down_proj", "act_fn"}, {"gate_up_proj", "down_proj", "activation_fn"})
 
@@ -124,6 +128,10 @@ def _block(layer: nn.Module, rotation: _Rotation) -> _Block | None:
     if parts.keys() != _PARTS:
         return None
     attention: Any = parts["self_attn"]
+    if not signature(attention.forward).parameters.keys() <= _TOLD or any(True for _ in attention.parameters(False)):
+        return None
+    if any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules()):
+        return None
     inner = dict(attention.named_children())
     if inner.keys() - _HEAD_NORMS not in _ATTENTION:
         return None

@@ -60,7 +60,7 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, *, lean: bool = True) -> None:
         """Makes `model` attend as flat.py does. Raises NotFlat, and leaves the model as it was, where it cannot.
 
-        lean: also change what lean.py can, as far as the model's answers stay the same.
+        lean: also change what lean.py and blocks.py can, as far as the model's answers stay the same.
         """
         self.model = model.eval()
         self.device: torch.device = model.device
@@ -146,7 +146,7 @@ class Decoder:
             raise NotFlat(f"its logits in flat steps differ from its own by {off:.1e}")
 
     def _change(self) -> list[str]:
-        """Names of the changes of lean.py that were made; one that alters the answers is undone."""
+        """Names of the changes of lean.py and blocks.py that were made; one that alters the answers is undone."""
         made = []
         for change in CHANGES:
             with torch.no_grad():

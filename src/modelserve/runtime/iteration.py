@@ -187,7 +187,8 @@ class IterationEngine:
 
     def _step(self) -> None:
         """One step. Afterwards everyone in it has got on, or has its error."""
-        work = self._place(plan(self._running, self._waiting, self._bounds, self._paces.now(len(self._running))))
+        decoding = sum(row.length - row.computed == 1 for row in self._running)
+        work = self._place(plan(self._running, self._waiting, self._bounds, self._paces.now(decoding)))
         if not work:
             return
         self._step_began = began = time.monotonic()

@@ -30,7 +30,8 @@ class Paces:
     def took(self, seconds: float, running: int, newcomers: int) -> None:
         """A step of so many sequences that run, and so many tokens of newcomers."""
         if not newcomers:
-            self._step_s[running] = _mean(self._step_s.get(running, 0.0), seconds)
+            # The first of a number is slow, kernels are compiled for it: what its neighbours take is known better.
+            self._step_s[running] = _mean(self._step_s.get(running) or self._usual_s(running), seconds)
         elif newcomers >= LEAST_CHUNK:
             usual = self._usual_s(running) if running else 0.0
             self._tokens_per_s = _mean(self._tokens_per_s, newcomers / max(seconds - usual, _LEAST * seconds))

@@ -12,19 +12,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 STALL = 1.6
-"""A step with a chunk takes at most so many times one without: what running streams see of a newcomer. 3 is the most
-that is promised, and no step takes exactly what was foreseen: with 1.75 the longest gap was 2.2 to 3.5 times the
+"""A step with a chunk of one newcomer takes at most so many times one without: what running streams see of it. 3 is the
+most that is promised, and no step takes exactly what was foreseen: with 1.75 the longest gap was 2.2 to 3.5 times the
 usual one (python -m benchmarks.generate)."""
 _MANY = 6
 """Newcomers, where they are several, weigh so many times as much as those who wait for the step: a step of nine texts
-takes four fifths of one of sixteen. With 1 sixteen callers got 238 tokens/s, with 2 285."""
+takes four fifths of one of sixteen. With 1 sixteen callers got 238 tokens/s, with 2 285. While several come in at once
+steps are longer than STALL promises, up to ten times the usual for one who runs alone."""
 _FIRST_CHUNK = 32
 """Tokens of a chunk before any rate was measured."""
 _LONGEST_S = 1.0
 """A step takes no longer for newcomers, though nobody else runs: a cancelled one and the next one wait for its end."""
 _STRIDE = 16
-"""Steps with newcomers have multiples of it: kernels are compiled for each number of tokens that a step has, and steps
-of the same numbers find theirs."""
+"""Steps with newcomers have multiples of it, where these want so many: kernels are compiled for each number of tokens
+that a step has, and steps of the same numbers find theirs."""
 LEAST_CHUNK = 8
 """Below this newcomers would hardly get on, whatever the rates say."""
 SCORED_CHUNK = 64
@@ -139,10 +140,9 @@ def newcomers_tokens(decoding: int, reading: int, bounds: Bounds, pace: Pace) ->
     if decoding:
         weight = max(1.0, _MANY * reading / decoding) if reading > 1 else 1.0
         seconds = min(_LONGEST_S, (STALL - 1) * pace.step_s * weight)
-    tokens = int(seconds * pace.tokens_per_s)
-    if tokens > _STRIDE:
-        tokens -= (decoding + tokens) % _STRIDE
-    return min(bounds.chunk, max(LEAST_CHUNK, tokens))
+    tokens = min(bounds.chunk, max(LEAST_CHUNK, int(seconds * pace.tokens_per_s)))
+    whole = tokens - (decoding + tokens) % _STRIDE
+    return whole if whole >= LEAST_CHUNK else tokens
 
 
 def _left(row: Row) -> int:
