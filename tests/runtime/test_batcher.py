@@ -266,6 +266,28 @@ async def test_a_crowd_has_every_core_only_when_its_pass_is_long(
     assert backend.alone == [True, True, every_core, True], "one caller has every core in any case"
 
 
+async def test_what_another_stream_leaves_is_the_first_streams(start: Callable[..., Batcher]) -> None:
+    """Who may take every core, and does when nothing else runs."""
+    gates = {99: Gate(), 98: Gate()}
+    batcher = start(backend := Backend(lambda lengths: gates[lengths[0]](lengths) if lengths[0] in gates else None, 2))
+    for _ in range(20):
+        first = ask(batcher, 99)
+        await asyncio.to_thread(gates[99].entered.wait, 10)
+        second = ask(batcher, 98)  # the other stream's
+        await asyncio.to_thread(gates[98].entered.wait, 10)
+        gates[99].opened.set()
+        await first.future
+        lone = ask(batcher, 5)  # it waits a little for the pass that runs
+        gates[98].opened.set()
+        await second.future
+        await lone.future
+        for gate in gates.values():
+            gate.entered.clear()
+            gate.opened.clear()
+    found = [alone for lengths, alone in zip(backend.batches, backend.alone, strict=True) if lengths == [5]]
+    assert found == [True] * 20
+
+
 async def test_a_caller_alone_never_waits(start: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
 

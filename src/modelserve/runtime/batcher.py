@@ -191,7 +191,7 @@ class Batcher:
     def _stream(self, number: int) -> None:
         while True:
             with self._lock:
-                while not self._closed and (wait_s := self._pause_s()) > 0:
+                while not self._closed and (wait_s := self._pause_s(number)) > 0:
                     self._idle.add(number)
                     self._wakes[number].wait(None if wait_s == math.inf else wait_s)
                     self._idle.discard(number)
@@ -226,9 +226,13 @@ class Batcher:
         few = len({id(entry.reply) for entry in batch}) <= len(self._threads)
         return few or _tokens(batch) > _SHORT_S * self._tokens_per_s
 
-    def _pause_s(self) -> float:
+    def _pause_s(self, number: int) -> float:
         """Until a free stream should look again; 0 when it should take a batch now."""
         if not self._queue:
+            return math.inf
+        if number and not self._running:  # the first stream's, who may take every core; it wakes the others
+            if 0 in self._idle:
+                self._wake()
             return math.inf
         running = [one.tokens for one in self._running.values()]
         return pause_s(self._queue, running, self._last, time.monotonic(), self._backend.limits)
