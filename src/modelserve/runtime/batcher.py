@@ -200,7 +200,7 @@ class Batcher:
                 batch = self._take()
                 if not batch:
                     continue
-                alone = not number and not self._running and not self._queue and self._for_every_core(batch)
+                alone = not self._running and not self._queue and self._for_every_core(batch)
                 self._running[number] = _Pass(_tokens(batch), time.monotonic())
                 if self._queue:
                     self._wake()  # the rest is another stream's: who put it woke one only
@@ -222,7 +222,9 @@ class Batcher:
     def _for_every_core(self, batch: list[Entry]) -> bool:
         """Whether a pass that has the machine to itself takes all of it: for few callers, and when it is long.
 
-        Only ever the first stream's: OpenMP's threads of two streams would be too many to spin (environment.py)."""
+        Only ever the first stream's (`_pause_s`): OpenMP's threads of two streams would be too many to spin
+        (environment.py).
+        """
         few = len({id(entry.reply) for entry in batch}) <= len(self._threads)
         return few or _tokens(batch) > _SHORT_S * self._tokens_per_s
 
