@@ -15,7 +15,7 @@ def run(command: click.Command) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         command.main(standalone_mode=False)
-    except BenchmarkError as error:
+    except (BenchmarkError, ConnectionError) as error:
         raise SystemExit(f"benchmark: {error}") from None
     except (KeyboardInterrupt, click.Abort):
         raise SystemExit("stopped") from None
