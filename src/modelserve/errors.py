@@ -145,6 +145,21 @@ class TargetError(DeployError):
     """A target cannot do what was asked of it."""
 
 
+class TargetRefused(TargetError):
+    """A cluster answered with an error. `status` is its HTTP status, `reason` the word of its API ("NotFound"),
+    `managers` who owns the fields that could not be changed."""
+
+    def __init__(self, message: str, *, status: int = 0, reason: str = "", managers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.managers = managers
+
+
+class TargetUnreachable(TargetError):
+    """A cluster does not answer."""
+
+
 class RunFailed(DeployError):
     """A run that was waited for will not become ready."""
 

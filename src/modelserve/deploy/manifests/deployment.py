@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelserve.deploy.manifests import pod, probes
-from modelserve.deploy.manifests.labels import metadata, selector
+from modelserve.deploy.manifests.labels import selector, serving
 from modelserve.deploy.manifests.workload import Workload
 
 _BEFORE_START_S = 600
@@ -21,7 +21,7 @@ def of(workload: Workload) -> dict[str, Any]:
     }
     if "scaling" not in workload.spec:  # else each apply would undo what the autoscaler has done
         spec = {"replicas": workload.replicas, **spec}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(workload), "spec": spec}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": serving(workload), "spec": spec}
 
 
 def strategy() -> dict[str, Any]:

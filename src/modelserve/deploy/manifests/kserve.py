@@ -10,7 +10,7 @@ from typing import Any
 
 from modelserve.deploy.kinds import KINDS, Kind
 from modelserve.deploy.manifests import autoscaler, deployment, pod, probes, resources, variables, volumes
-from modelserve.deploy.manifests.labels import labels, metadata, pod_notes
+from modelserve.deploy.manifests.labels import labels, metadata, pod_notes, serving
 from modelserve.deploy.manifests.workload import HTTP_PORT, Workload
 from modelserve.errors import ConfigError
 
@@ -75,7 +75,7 @@ def _runtime(workload: Workload) -> _Json:
 
 
 def _service(workload: Workload) -> _Json:
-    meta = metadata(workload)
+    meta = serving(workload)
     meta["annotations"] = meta["annotations"] | {_GROUP + "deploymentMode": "RawDeployment"}
     own = volumes.run_volumes(workload)
     model: _Json = {

@@ -5,12 +5,19 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
+import msgspec
+
 from modelserve.deploy.manifests.names import label_value
 from modelserve.deploy.manifests.workload import Workload
 from modelserve.errors import ConfigError
+from modelserve.urls import shown
 
 OURS = "modelserve/"
 RUN = OURS + "run"
+BEGUN = OURS + "begun"
+"""Annotation of pods in a cluster: which start, or which change, of the run has made them."""
+SPEC = OURS + "spec"
+"""Annotation of what serves the run: its spec, so that it can be found again without the store."""
 
 
 def selector(workload: Workload) -> dict[str, str]:
@@ -60,7 +67,18 @@ def pod_notes(workload: Workload) -> dict[str, str]:
     if workload.files:  # so that other files mean other pods
         text = "\0".join(f"{name}\0{content}" for name, content in sorted(workload.files.items()))
         scrape[OURS + "files"] = sha256(text.encode()).hexdigest()[:16]
+    if begun := workload.record.status.get("begun"):  # a run, and not a file for others to apply
+        scrape[BEGUN] = begun
     return scrape | notes(workload)
+
+
+def serving(workload: Workload) -> dict[str, Any]:
+    """Metadata of what serves the run."""
+    found = metadata(workload)
+    if workload.record.status.get("begun"):
+        spec = workload.spec | {"path": shown(workload.spec["path"])}
+        found["annotations"] = found["annotations"] | {SPEC: msgspec.json.encode(spec).decode()}
+    return found
 
 
 def metadata(workload: Workload, name: str = "") -> dict[str, Any]:

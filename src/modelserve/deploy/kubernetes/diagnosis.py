@@ -1,0 +1,140 @@
+"""What the objects of a run, as they are now, say about it: does it answer, will it, and if not, why. Pure.
+
+`observedGeneration` is read before any status: an older status is that of another specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from modelserve.deploy.kubernetes import trouble
+from modelserve.deploy.kubernetes.trouble import Trouble
+from modelserve.deploy.manifests.labels import BEGUN
+from modelserve.deploy.states import State
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """kind: of what serves the run, "Deployment" or "InferenceService"; serving: that object, None where there is
+    none. events: by the pod's name, oldest first."""
+
+    kind: str
+    serving: Json | None
+    pods: tuple[Json, ...]
+    events: dict[str, list[Json]]
+
+
+class Verdict(NamedTuple):
+    """suspect: the pod whose log tells more, "" where none does. patience: see Trouble."""
+
+    state: State
+    message: str = ""
+    stage: str = ""
+    fraction: float = 0.0
+    suspect: str = ""
+    previous: bool = False
+    patience: bool = False
+
+
+def of(seen: Snapshot, *, was_running: bool) -> Verdict:
+    """was_running: whether all pods have answered since the run was started or changed; some are enough then."""
+    serving = seen.serving
+    if serving is None or serving["metadata"].get("deletionTimestamp"):
+        return Verdict("ERROR", f"its {seen.kind} is not in the cluster any more: somebody has removed it")
+    generation, observed = serving["metadata"].get("generation", 0), _status(serving).get("observedGeneration", 0)
+    if seen.kind == "Deployment":
+        if observed < generation:
+            return Verdict("PENDING", stage="waiting for the cluster")
+        return _of_deployment(seen, serving, was_running)
+    if "observedGeneration" in _status(serving) and observed < generation:
+        return Verdict("PENDING", stage="waiting for the cluster")
+    return _of_inference_service(seen, serving)
+
+
+def current(pods: Sequence[Json], template: Json) -> list[Json]:
+    """Those pods that are as the run is now, not what a former start or an update has left."""
+    mark = _annotations(template).get(BEGUN)
+    return [
+        pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and _annotations(pod).get(BEGUN) == mark
+    ]
+
+
+def is_ready(pod: Json) -> bool:
+    conditions = _status(pod).get("conditions") or ()
+    ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+    return ready and not pod["metadata"].get("deletionTimestamp")
+
+
+def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
+    status, wanted = _status(serving), int(serving["spec"].get("replicas", 1))
+    if wanted == 0:
+        return Verdict("STOPPED", "somebody has scaled it to zero")
+    counts = {name: int(status.get(name) or 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
+    pods = current(seen.pods, serving["spec"]["template"])
+    if set(counts.values()) == {wanted}:
+        return Verdict("RUNNING", stage="ready", fraction=1.0)
+    answering = counts["availableReplicas"]
+    far = f"{min(answering, wanted)} of {wanted} pods answer"
+    if counts["replicas"] > counts["updatedReplicas"]:
+        far += f", {counts['replicas'] - counts['updatedReplicas']} of them as before the change"
+    found, pod = _worst(pods, seen)
+    if was_running and answering and counts["updatedReplicas"] == wanted:
+        return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return Verdict("ERROR", f"the cluster makes no pods for it: {condition.get('message')}")
+    stage = f"{found.stage}, {far}" if pods else "waiting for pods"
+    if found.fatal or found.patience:
+        state: State = "ERROR" if found.fatal else "PENDING"
+        return Verdict(state, found.message, stage, found.fraction, pod, found.previous, found.patience)
+    for condition in status.get("conditions") or ():
+        if condition.get("reason") == "ProgressDeadlineExceeded" and condition.get("status") == "False":
+            why = found.message or f"{far}, the others are {found.stage}"
+            return Verdict("ERROR", f"its pods did not answer in time: {why}", stage, found.fraction, pod)
+    return Verdict("PENDING", found.message or far, stage, _mean(pods, seen, wanted))
+
+
+def _of_inference_service(seen: Snapshot, serving: Json) -> Verdict:
+    """KServe's controller makes what serves it; the pods are ours to look at."""
+    conditions = _status(serving).get("conditions") or ()
+    ready: Json = next((one for one in conditions if one.get("type") == "Ready"), {})
+    if ready.get("status") == "True":
+        return Verdict("RUNNING", stage="ready", fraction=1.0)
+    pods = current(seen.pods, {"metadata": {"annotations": (serving["spec"]["predictor"].get("annotations") or {})}})
+    found, pod = _worst(pods, seen)
+    said = ready.get("message") or ""
+    stage = found.stage if pods else "waiting for pods"
+    message = found.message or (f"KServe: {said}" if said else "")
+    if found.fatal or found.patience:
+        state: State = "ERROR" if found.fatal else "PENDING"
+        return Verdict(state, message, stage, found.fraction, pod, found.previous, found.patience)
+    return Verdict("PENDING", message, stage, _mean(pods, seen, len(pods)))
+
+
+def _worst(pods: Sequence[Json], seen: Snapshot) -> tuple[Trouble, str]:
+    """What keeps the pods from answering that do not, the most hopeless first, with the pod's name."""
+    found = [(_trouble(pod, seen), pod["metadata"]["name"]) for pod in pods if not is_ready(pod)]
+    if not found:
+        return Trouble("", "starting"), ""
+    return max(found, key=lambda one: (one[0].fatal, one[0].patience, bool(one[0].message), -one[0].fraction))
+
+
+def _mean(pods: Sequence[Json], seen: Snapshot, wanted: int) -> float:
+    far = [1.0 if is_ready(pod) else _trouble(pod, seen).fraction for pod in pods]
+    return sum(far) / max(wanted, len(far), 1)
+
+
+def _trouble(pod: Json, seen: Snapshot) -> Trouble:
+    return trouble.of(pod, seen.events.get(pod["metadata"]["name"], ()))
+
+
+def _status(one: Json) -> Json:
+    return one.get("status") or {}
+
+
+def _annotations(one: Json) -> Json:
+    return (one.get("metadata") or {}).get("annotations") or {}
