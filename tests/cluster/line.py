@@ -1,0 +1,115 @@
+"""A line to an API server that can be cut: a TCP forwarder on loopback, and the kubeconfig that leads through it.
+
+Knows no TLS: what goes through is the cluster's own, whose name the kubeconfig keeps. One thread accepts, and two copy
+for each connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER by which a close is a reset."""
+
+
+class Line:
+    """To host:port. `count` is how many connections there were."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = (host, port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._down = False
+        self.count = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self._server.getsockname()[1])
+
+    def cut(self) -> None:
+        """Every connection, at once and in the midst."""
+        with self._lock:
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    one.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Cut, and whoever comes is turned away."""
+        self._down = True
+        self.cut()
+        try:
+            yield
+        finally:
+            self._down = False
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:  # closed
+                return
+            self.count += 1
+            if self._down:
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                near.close()
+                continue
+            far = socket.create_connection(self._to)
+            with self._lock:
+                self._open |= {near, far}
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._open -= {source, target}
+        source.close()  # each direction closes what it has read from
+
+
+@contextlib.contextmanager
+def line(kubeconfig: Path, context: str, directory: Path) -> Iterator[tuple[Line, Path]]:
+    """A line to the cluster of this context, and a kubeconfig through it, which is written into the directory."""
+    said: dict[str, Any] = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    chosen = context or said["current-context"]
+    (names,) = (one["context"] for one in said["contexts"] if one["name"] == chosen)
+    (cluster,) = (one["cluster"] for one in said["clusters"] if one["name"] == names["cluster"])
+    server = urlsplit(cluster["server"])
+    assert server.hostname
+    forwarder = Line(server.hostname, server.port or 443)
+    try:
+        cluster |= {"server": f"https://127.0.0.1:{forwarder.port}{server.path}"}
+        if server.hostname != "127.0.0.1":
+            cluster.setdefault("tls-server-name", server.hostname)
+        for one in (cluster, *(user["user"] for user in said["users"])):
+            for key in ("certificate-authority", "client-certificate", "client-key", "tokenFile"):
+                if key in one:  # relative paths are relative to the file
+                    one[key] = str(kubeconfig.parent / one[key])
+        path = directory / "line.kubeconfig"
+        path.write_text(yaml.safe_dump(said | {"current-context": chosen}), encoding="utf-8")
+        yield forwarder, path
+    finally:
+        forwarder.close()
