@@ -54,6 +54,11 @@ class Api:
         load_kube_config(str(kubeconfig), context or None, configuration, persist_config=False)
         return cls(configuration)
 
+    @property
+    def server(self) -> str:
+        """Its URL."""
+        return str(self._configuration.host)
+
     def as_bearer(self, token: str) -> Api:
         """The same server, asked by whoever has this token; by nobody where it is ""."""
         configuration = Configuration(host=self._configuration.host)

@@ -38,6 +38,11 @@ class Cluster:
         """What a run is told, beside its namespace, to find the cluster."""
         return {"kubeconfig": str(self.kubeconfig)} | ({"context": self.context} if self.context else {})
 
+    @property
+    def server(self) -> str:
+        """Its URL."""
+        return self.api.server
+
     @classmethod
     def of_environment(cls) -> Cluster:
         context = _said("CONTEXT")

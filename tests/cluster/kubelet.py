@@ -91,8 +91,8 @@ class Kubelet:
             "message": message,
             "type": "Warning",
             "source": {"component": "kubelet"},
-            "firstTimestamp": _now(),
-            "lastTimestamp": _now(),
+            "firstTimestamp": now(),
+            "lastTimestamp": now(),
             "count": 1,
         }
         answer = self._api.create(in_namespace("v1", self._namespace, "events"), event)
@@ -105,13 +105,13 @@ def nothing(pod: Json) -> Said | None:
 
 
 def ready(pod: Json) -> Said:
-    running = {"state": {"running": {"startedAt": _now()}}, "lastState": {}, "ready": True, "started": True}
+    running = {"state": {"running": {"startedAt": now()}}, "lastState": {}, "ready": True, "started": True}
     return Said(_on_a_node("Running", True, _containers(pod, running)))
 
 
 def loading(pod: Json) -> Said:
     """Its container runs, and does not answer yet (unready, 63)."""
-    running = {"state": {"running": {"startedAt": _now()}}, "lastState": {}, "ready": False, "started": False}
+    running = {"state": {"running": {"startedAt": now()}}, "lastState": {}, "ready": False, "started": False}
     message = f'Startup probe failed: Get "http://{ADDRESS}:8080/v2/health/ready": connection refused'
     return Said(_on_a_node("Running", False, _containers(pod, running)), (("Unhealthy", message),))
 
@@ -160,7 +160,7 @@ def claim_missing(pod: Json) -> Said:
 def _unscheduled(message: str) -> Said:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return Said(
-        {"phase": "Pending", "conditions": [condition | {"lastTransitionTime": _now()}]},
+        {"phase": "Pending", "conditions": [condition | {"lastTransitionTime": now()}]},
         (("FailedScheduling", message),),
     )
 
@@ -172,7 +172,7 @@ def _waiting(pod: Json, reason: str, message: str, events: tuple[tuple[str, str]
 
 def _loop(pod: Json, ended: Json) -> Said:
     name = pod["metadata"]["name"]
-    ended = ended | {"startedAt": _now(), "finishedAt": _now(), "containerID": "containerd://" + "0" * 64}
+    ended = ended | {"startedAt": now(), "finishedAt": now(), "containerID": "containerd://" + "0" * 64}
     back_off = f"back-off 10s restarting failed container in pod {name}"
     waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": back_off}}
     state = {"state": waiting, "lastState": {"terminated": ended}, "restartCount": 2, "ready": False, "started": False}
@@ -199,14 +199,14 @@ def _on_a_node(phase: str, is_ready: bool, containers: list[Json]) -> Json:
     ]
     return {
         "phase": phase,
-        "conditions": [one | {"lastTransitionTime": _now()} for one in conditions],
+        "conditions": [one | {"lastTransitionTime": now()} for one in conditions],
         "hostIP": "192.0.2.2",
         "podIP": ADDRESS,
         "podIPs": [{"ip": ADDRESS}],
-        "startTime": _now(),
+        "startTime": now(),
         "containerStatuses": containers,
     }
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
