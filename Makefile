@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-vllm test-openvino check format bench bench-generate soak soak-generate image docs proto constraints clean
+.PHONY: help install demo test test-all test-vllm test-openvino control-plane test-cluster check format bench bench-generate soak soak-generate image docs proto constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ test-all: .venv/.dev ## every test
 
 test-vllm: .venv/.dev ## vLLM itself on a CPU (makes an environment of 3.5 GB)
 	$(BIN)/python -m pytest -m "" tests/backends/vllm_real.py $(ARGS)
+
+control-plane: .venv/.dev ## a real kube-apiserver of Debian's source package, with etcd, under .venvs (10 CPU minutes)
+	$(BIN)/python -m tests.deploy.kubernetes.build $(ARGS)
+
+test-cluster: .venv/.dev ## the suite of a cluster: MODELSERVE_TEST_KUBECONFIG's, or a control plane of its own
+	$(BIN)/python -m tests.deploy.kubernetes.control_plane $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 test-openvino: .venv/.dev ## the real exporter to OpenVINO (makes an environment of 1.5 GB under .venvs)
 	$(BIN)/python -m pytest -m openvino tests/conformance/test_openvino_export.py $(ARGS)

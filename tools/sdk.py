@@ -39,7 +39,7 @@ def render(page: str) -> str:
             ("error", "when"),
             [
                 ("`ConfigError`", "What was given is wrong: a parameter, a name, a path, a file. Nothing was done."),
-                *((f"`{one.__name__}`", (one.__doc__ or "").strip()) for one in errors.DeployError.__subclasses__()),
+                *((f"`{one.__name__}`", _sentence(one)) for one in _below(errors.DeployError)),
             ],
         ),
     }
@@ -49,6 +49,14 @@ def render(page: str) -> str:
         if count != 1:
             raise ValueError(f"{PAGE.name} has {count} places for the table {name!r}")
     return page
+
+
+def _below(error: type[Exception]) -> list[type[Exception]]:
+    return [one for below in error.__subclasses__() for one in (below, *_below(below))]
+
+
+def _sentence(error: type[Exception]) -> str:
+    return " ".join((error.__doc__ or "").split())
 
 
 def _given_to(row: Row) -> str:

@@ -44,6 +44,7 @@ PROTOCOLS: dict[str, str] = {
 
 TARGETS: dict[str, str] = {
     "local": "modelserve.deploy.local:LocalTarget",
+    "kubernetes": "modelserve.deploy.kubernetes.target:KubernetesTarget",
 }
 
 

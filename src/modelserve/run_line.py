@@ -48,8 +48,15 @@ MANIFEST_OPTIONS = (
     *(option for option in OPTIONS if option.name in _FOR_MANIFESTS),
     Option("json", "", "Print one JSON list."),
     Option("with-secrets", "", "Print the Secret with the values of the project's secrets too."),
+    Option("dry-run", "", "Ask the cluster: print the objects as it would have them, and change nothing."),
     Option("kserve-runtime", "", "Print the ClusterServingRuntime for KServe alone, which names no model."),
 )
+UPDATE_OPTIONS = (
+    *(option for option in OPTIONS if option.name in ("no-wait", "timeout", "project", "json", "env", "secret")),
+    Option("dry-run", "", "Ask the cluster: print the objects as it would have them, and change nothing."),
+    Option("force", "", "Take over what others have set meanwhile."),
+)
+COMMANDS = {"run": OPTIONS, "manifest": MANIFEST_OPTIONS, "update": UPDATE_OPTIONS}
 FORMS = {
     "resources": "cpu=2,mem=4Gi",
     "node_selector": "A=1,B=2",
@@ -75,7 +82,7 @@ def _name_of(option: Option) -> str:
     return option.name.replace("-", "_")
 
 
-_OWN = {_name_of(option): option for option in (*MANIFEST_OPTIONS, *OPTIONS)}
+_OWN = {_name_of(option): option for option in (*UPDATE_OPTIONS, *MANIFEST_OPTIONS, *OPTIONS)}
 _ROWS = {row.name for row in parameters.POD}
 _SERVER = {name for parameter in flags.PARAMETERS for name in parameter.names}
 _SAID_OTHERWISE = {
@@ -103,6 +110,8 @@ class Line:
     kind: str | None = None
     target: str | None = None
     with_secrets: bool = False
+    dry_run: bool = False
+    force: bool = False
     kserve_runtime: bool = False
 
 
@@ -134,8 +143,8 @@ def parse(argv: Sequence[str], options: Sequence[Option] = OPTIONS) -> Line:
             given.setdefault(name, []).append(value)
         elif name in _OWN:
             if all(name != _name_of(option) for option in options):
-                other = "manifest" if options is OPTIONS else "run"
-                raise ConfigError(f"{flag} is for `modelserve {other}`; leave it out")
+                others = [f"`modelserve {one}`" for one, theirs in COMMANDS.items() if _OWN[name] in theirs]
+                raise ConfigError(f"{flag} is for {' and '.join(others)}; leave it out")
             own[name] = _own_value(flag, name, value)
         else:
             server.append(f"{flag}={value}")

@@ -90,7 +90,7 @@ def test_the_path_tells_name_and_kind(here: Path, path: str, name: str, kind: st
             2,
             "kind is 'foo'; it must be one of huggingfaceserve, sklearnserve, mlflowserve",
         ),
-        (("./model", "--target", "moon"), 2, "target is 'moon'; it must be one of local"),
+        (("./model", "--target", "moon"), 2, "target is 'moon'; it must be one of local, kubernetes"),
         (("./model", "--replica", "2"), 2, "unknown flag --replica; did you mean --replicas?"),
         (("./model", "--replicas", "0"), 2, "replicas is 0; it must be a whole number of at least 1"),
         (("./model", "--dtype", "float7"), 2, "float7"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
 from modelserve import registry
 from modelserve.deploy.change import Change
+from modelserve.deploy.local import _Clock
 from modelserve.deploy.record import Record
 from modelserve.deploy.store import Store
-from modelserve.deploy.target import Progress, Usage
+from modelserve.deploy.target import Changes, LogsAsked, Progress, Reach, Usage
 from modelserve.errors import TargetError
 
 ASKED: list[tuple[str, str]] = []
@@ -47,8 +49,14 @@ class Nowhere:
     def delete(self, record: Record) -> None:
         self._note("delete", record)
 
-    def logs(self, record: Record, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
-        yield from ["one", "two", "three"][-(tail or 3) :]
+    def logs(self, record: Record, asked: LogsAsked, *, follow: bool = False) -> Iterator[str]:
+        yield from ["one", "two", "three"][-(asked.tail or 3) :]
+
+    def changes(self, record: Record) -> AbstractContextManager[Changes]:
+        return nullcontext(_Clock())
+
+    def reach(self, record: Record) -> Reach:
+        return Reach(f"http://{record.status['service']['url']}")
 
     def _note(self, what: str, record: Record) -> None:
         ASKED.append((what, record.id))

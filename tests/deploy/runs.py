@@ -17,6 +17,7 @@ from modelserve.deploy.local import LocalTarget
 from modelserve.deploy.record import Record, new_id, now, transition
 from modelserve.deploy.states import State
 from modelserve.deploy.store import Store
+from modelserve.deploy.target import LogsAsked
 from tests.models import tiny
 
 WAIT_S = 60.0
@@ -89,7 +90,7 @@ class Runs:
     def log(self, record: Record) -> str:
         own = notes.Files(record.id).supervisor_log
         said = own.read_text() if own.exists() else ""
-        return "\n".join([*self.target.logs(record, tail=30), "-- supervisor.log", said])
+        return "\n".join([*self.target.logs(record, LogsAsked(30)), "-- supervisor.log", said])
 
     def end(self) -> None:
         """Remove what there is. Fails when something serves a run that nobody can find."""

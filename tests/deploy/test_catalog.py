@@ -265,8 +265,8 @@ class TestRuns:
             ({"path": "store://p/model/huggingface/m"}, "path is 'store://p/model/huggingface/m', a model of a "
              "DigitalHub platform, which is not asked here; give the path that the model has there (s3://…, hf://…) "
              "or a local directory"),
-            ({"target": "moon"}, "target is 'moon'; it must be one of local"),
-            ({"target": ["local"]}, "target is ['local']; it must be one of local"),
+            ({"target": "moon"}, "target is 'moon'; it must be one of local, kubernetes"),
+            ({"target": ["local"]}, "target is ['local']; it must be one of local, kubernetes"),
             ({"local_execution": "yes"}, "local_execution is 'yes'; it must be True or False"),
             ({"args": ["--no_such"]}, "unknown flag --no_such; `modelserve serve --help` lists what there is"),
             ({"volumes": [{"volume_type": "host_path", "name": "v", "mount_path": "/v", "spec": {"path": "/nowhere"}}]},
@@ -295,12 +295,14 @@ class TestRuns:
 
     def test_the_target(self, monkeypatch: pytest.MonkeyPatch) -> None:
         made = function()
-        later = "; it must be one of local; Kubernetes is a target of a later version"
+        monkeypatch.setenv("KUBECONFIG", "/no/such/file")
+        nobody = "kubeconfig is '/no/such/file', where there is no file; give one, or set KUBECONFIG"
         for given in ({"target": "kubernetes"}, {"target": "Kubernetes"}, {"local_execution": False}):
-            assert refused(made.run, "serve", **given) == f"target is 'kubernetes'{later}"
+            assert refused(made.run, "serve", **given) == nobody
+        assert catalog.list_runs() == [], "nothing is stored of a run that has no cluster"
         assert made.run("serve", target="LOCAL").spec.target == "local"
         monkeypatch.setenv("MODELSERVE_TARGET", "kubernetes")
-        assert refused(made.run, "serve") == f"target is 'kubernetes'{later}"
+        assert refused(made.run, "serve") == nobody
         assert made.run("serve", local_execution=True).spec.target == "local"
         assert made.run("serve", target="local").spec.target == "local"
         monkeypatch.setenv("MODELSERVE_TARGET", "")

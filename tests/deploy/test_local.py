@@ -125,11 +125,12 @@ import json, sys
 from modelserve.deploy.change import Change
 from modelserve.deploy.local import LocalTarget
 from modelserve.deploy.store import Store
+from modelserve.deploy.target import LogsAsked
 
 store = Store()
 target = LocalTarget(store)
 run, = [target.observe(run) for run in store.list("run", "p", state="RUNNING")]
-said = {"id": run.id, "url": run.status["service"]["url"], "logs": list(target.logs(run, tail=2))}
+said = {"id": run.id, "url": run.status["service"]["url"], "logs": list(target.logs(run, LogsAsked(2)))}
 said["progress"] = target.progress(run)
 target.stop(store.change("run", "p", run.id, Change("STOP").of))
 print(json.dumps(said | {"then": store.get("run", "p", run.id).state}))
@@ -159,9 +160,10 @@ def test_logs_are_followed_from_another_process_until_the_run_ends(here: Runs, o
 import sys
 from modelserve.deploy.local import LocalTarget
 from modelserve.deploy.store import Store
+from modelserve.deploy.target import LogsAsked
 
 store = Store()
-for line in LocalTarget(store).logs(store.get("run", "p", sys.argv[1]), tail=1, follow=True):
+for line in LocalTarget(store).logs(store.get("run", "p", sys.argv[1]), LogsAsked(1), follow=True):
     print(line, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", program, one.id], stdout=subprocess.PIPE, text=True) as reader:

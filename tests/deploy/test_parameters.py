@@ -194,6 +194,8 @@ def test_what_only_a_cluster_knows() -> None:
         "node_selector",
         "affinity",
         "tolerations",
+        "kubeconfig",
+        "context",
         "service_type",
         "runtime_class",
         "priority_class",

@@ -47,7 +47,7 @@ def run_words(ctx: click.Context) -> Iterable[tuple[str, str]]:
     from modelserve.commands.find import name_of
     from modelserve.deploy import catalog
 
-    found = catalog.list_runs(ctx.params.get("project"))
+    found = catalog.stored_runs(ctx.params.get("project"))  # nobody waits for a cluster at a prompt
     yield from dict.fromkeys((name_of(one), "") for one in found)
     yield from ((one.id[:12], f"{name_of(one)} {one.state}") for one in found)
 

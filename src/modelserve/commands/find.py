@@ -60,6 +60,7 @@ def row(one: Run) -> dict[str, Any]:
         "key": one.key,
         "project": one.project,
         "name": name_of(one),
+        "target": one.spec.target,
         "state": one.state,
         "message": one.status.message or "",
         "url": one.url if one.state in ("RUNNING", "PENDING") else None,

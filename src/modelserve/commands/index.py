@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from modelserve.commands.change import scale, update
 from modelserve.commands.completion import completion
 from modelserve.commands.convert import convert
 from modelserve.commands.functions import functions
@@ -18,7 +19,7 @@ from modelserve.commands.supervise import supervise
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Runs": (run, runs, logs, invoke, wait, stop, resume, rm),
     "What runs are made of": (functions, secrets),
-    "Kubernetes": (manifest,),
+    "Kubernetes": (manifest, scale, update),
     "Models": (convert,),
     "Shell": (completion,),
     "": (supervise,),

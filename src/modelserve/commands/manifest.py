@@ -41,7 +41,13 @@ def manifest(argv: list[str]) -> int:
     else:
         function = function_of(asked, stored=False)
         target = asked.target or "kubernetes"
-        found = function.manifest(action="serve", target=target, with_secrets=asked.with_secrets, **asked.parameters)
+        found = function.manifest(
+            action="serve",
+            target=target,
+            with_secrets=asked.with_secrets,
+            dry_run=asked.dry_run,
+            **asked.parameters,
+        )
     if asked.json:
         return print_json(found)
     click.echo(as_yaml(found), nl=False)

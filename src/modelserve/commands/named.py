@@ -54,9 +54,9 @@ def _check_unset(asked: Line, found: Function) -> None:
 
 def _check_here(asked: Line) -> None:
     """Before a function is made of it. Raises ConfigError."""
-    from modelserve.deploy import paths, run
+    from modelserve.deploy import paths, sealing
 
-    if run.choose_target(asked.target, None) != "local":
+    if sealing.choose_target(asked.target, None) != "local":
         return
     try:
         paths.check_here(asked.what)

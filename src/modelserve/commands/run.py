@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from modelserve.commands.completion import begun, flag_words, function_words
 from modelserve.commands.find import SHORT, line, row
 from modelserve.commands.named import function_of
-from modelserve.errors import ConfigError, EntityNotFound, RunFailed
+from modelserve.errors import ConfigError, EntityNotFound, RunFailed, TargetError
 from modelserve.listing import print_json
 from modelserve.run_line import FORMS, OPTIONS, Line, Option, names, parse
 
@@ -76,8 +76,8 @@ def run(argv: list[str]) -> int:
     with _signals() as signals:
         try:
             made = function.run(action="serve", target=asked.target, **asked.parameters)
-        except (ConfigError, EntityNotFound):  # refused before anything was stored of a run
-            if function.metadata.created >= began:
+        except (ConfigError, EntityNotFound, TargetError):
+            if function.metadata.created >= began and not function.list_runs():  # refused before it was stored
                 with suppress(ConfigError):  # another command's run is of it by now
                     function.delete(cascade=False)
             raise

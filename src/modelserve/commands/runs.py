@@ -35,15 +35,24 @@ _timeout = click.option(
 @click.command()
 @project_option
 @click.option("--state", type=click.Choice(get_args(State), case_sensitive=False), help="Only those in this state.")
+@click.option("--target", help="Only those on this target: local, or kubernetes.")
+@click.option("--kubeconfig", metavar="FILE", help="Which clusters there are, with --target kubernetes.")
+@click.option("--context", metavar="TEXT", help="Which of them; the current one when not given.")
+@click.option("--namespace", metavar="TEXT", help="Where in it; the context's when not given.")
 @json_option
-def runs(project: str | None, state: str | None, as_json: bool) -> int:
-    """List runs: state, url, age, and what they use and do."""
+def runs(project: str | None, state: str | None, target: str | None, as_json: bool, **place: str | None) -> int:
+    """List runs: state, url, age, and what they use and do.
+
+    With --target kubernetes the cluster is asked for runs that are not in the store, too: those of another machine, or
+    all of them when the store is lost. They are in the store from then on.
+    """
     from modelserve.deploy import catalog
 
-    found = [row(one) for one in catalog.list_runs(project, state=state)]
+    where = {name: value for name, value in place.items() if value is not None}
+    found = [row(one) for one in catalog.list_runs(project, state=state, target=target, **where)]
     if as_json:
         return print_json(found)
-    several = len({one["project"] for one in found}) > 1
+    further = [name for name in ("target", "project") if len({one[name] for one in found}) > 1]
     rows = [
         [
             one["name"],
@@ -54,12 +63,12 @@ def runs(project: str | None, state: str | None, as_json: bool) -> int:
             mebibytes(one["memory_bytes"]),
             number(one["requests_per_s"]),
             one["id"][:SHORT],
-            *([one["project"]] if several else []),
+            *(one[name] for name in further),
         ]
         for one in found
     ]
-    head = [*_HEAD, "project"] if several else _HEAD
-    table(head, rows, "no runs; `modelserve run hf://ORG/NAME --detach` starts one")
+    none = "no runs; `modelserve run hf://ORG/NAME --detach` starts one"
+    table([*_HEAD, *further], rows, none if target is None else f"no runs on the target {target}")
     for one in found:
         if one["state"] == "ERROR" and one["message"]:
             click.echo(f"{one['id'][:SHORT]} {one['name']}: {one['message'].splitlines()[0]}", err=True)
@@ -102,13 +111,14 @@ def resume(names: tuple[str, ...], project: str | None, no_wait: bool, timeout: 
 @runs_argument(required=False)
 @click.option("--stopped", is_flag=True, help="Every run that is STOPPED or ERROR.")
 @click.option("--all", "every", is_flag=True, help="Every run.")
+@click.option("--forget", is_flag=True, help="Where a cluster cannot be asked any more: only what is kept here.")
 @json_option
-def rm(names: tuple[str, ...], project: str | None, stopped: bool, every: bool, as_json: bool) -> int:
+def rm(names: tuple[str, ...], project: str | None, stopped: bool, every: bool, forget: bool, as_json: bool) -> int:
     """Stop runs and remove all that is kept of them, their logs too."""
     ended = ("STOPPED", "ERROR") if stopped else ()
     missing = "" if stopped or every else "--stopped or --all"
     found = _chosen(names, project, lambda one: every or one.state in ended, missing)
-    return _each(found, lambda one: one.delete(), as_json)
+    return _each(found, lambda one: one.delete(forget=forget), as_json)
 
 
 def _chosen(names: Sequence[str], project: str | None, also: Callable[[Run], bool], missing: str) -> list[Run]:

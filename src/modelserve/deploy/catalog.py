@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from modelserve.deploy import documents, parameters
+from modelserve import registry
+from modelserve.deploy import documents, parameters, sealing
 from modelserve.deploy import function as functions
 from modelserve.deploy import project as projects
 from modelserve.deploy import run as runs
@@ -27,6 +28,7 @@ from modelserve.deploy.reference import (
 )
 from modelserve.deploy.run import Run
 from modelserve.deploy.store import Store
+from modelserve.deploy.target import ClusterTarget
 from modelserve.deploy.task import Task
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound
 
@@ -43,16 +45,7 @@ def _store(url: str) -> Store:
 
 def new_project(name: str, description: str | None = None, labels: list[str] | None = None) -> projects.Project:
     """Raises EntityExists, ConfigError for a name that is none."""
-    time = now()
-    record = Record(
-        project=check_name("name", name),
-        type="project",
-        kind="project",
-        name=name,
-        id=name,
-        metadata={"created": time, "updated": time, "description": description, "labels": labels or []},
-        status={"state": "CREATED"},
-    )
+    record = projects.new_record(check_name("name", name), description, labels)
     return projects.Project(store().create(record), store())
 
 
@@ -201,21 +194,36 @@ def get_run(identifier: str, project: str | None = None) -> Run:
     kept = store()
     if identifier.startswith(SCHEME):
         key = _key(identifier, "run")
-        return Run(kept.get("run", key.project, key.id), kept).refresh()
+        return runs.observed([kept.get("run", key.project, key.id)], kept)[0]
     found = [one for one in kept.list("run", project) if one.id.startswith(identifier)] if identifier else []
     if len(found) > 1:
         raise ConfigError(f"{len(found)} runs begin with {identifier!r}; give more of the id")
     if not found:
         raise EntityNotFound(f"there is no run {identifier!r}" + (f" in the project {project}" if project else ""))
-    return Run(found[0], kept).refresh()
+    return runs.observed(found, kept)[0]
 
 
 def list_runs(
-    project: str | None = None, *, state: str | None = None, kind: str | None = None, function: str | None = None
+    project: str | None = None,
+    *,
+    state: str | None = None,
+    kind: str | None = None,
+    function: str | None = None,
+    target: str | None = None,
+    **place: str,
 ) -> list[Run]:
     """As they are now, newest first. function: its key or reference string, or a name in the project for all its
-    versions."""
+    versions. target: only those; with "kubernetes" also those that the cluster knows and the store does not, which it
+    knows from then on. place: kubeconfig, context and namespace of that cluster, the environment's where not given.
+    """
     kept = store()
+    if target is not None:
+        target = sealing.choose_target(target, None)
+    if place and target != "kubernetes":
+        raise ConfigError(f"{', '.join(place)} says which cluster is meant; give target='kubernetes' too")
+    if target == "kubernetes":
+        clusters: ClusterTarget = registry.load(registry.TARGETS[target])(kept)
+        clusters.adopt(parameters.read(place))
     if function is not None and function.startswith(SCHEME):
         function = get_function(function).reference
     if function is None or "://" in function:
@@ -223,7 +231,15 @@ def list_runs(
     else:
         references = {version.reference for version in get_function_versions(function, project)}
         listed = [one for one in kept.list("run", project, kind=kind) if one.spec["function"] in references]
+    if target is not None:
+        listed = [one for one in listed if one.spec["target"] == target]
     return runs.observed(listed, kept, state)
+
+
+def stored_runs(project: str | None = None) -> list[Run]:
+    """As the store has them, newest first; nobody is asked."""
+    kept = store()
+    return [Run(record, kept) for record in kept.list("run", project)]
 
 
 def delete_run(identifier: str, project: str | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from modelserve.deploy.quantity import is_quantity
@@ -44,6 +46,14 @@ def device(name: str, value: object) -> Json:
     if not isinstance(value, str) or "/" not in value:
         raise wrong(name, value, "a name with a domain before it, such as nvidia.com/gpu")
     return _qualified(name, value)
+
+
+def kubeconfig(name: str, value: object) -> Json:
+    """Absolute: who looks at the run next may be in another directory."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    files = [one for one in str(text(name, value)).split(os.pathsep) if one]
+    return os.pathsep.join(str(Path(one).expanduser().absolute()) for one in files)
 
 
 def namespace(name: str, value: object) -> Json:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from modelserve.deploy import parameters, paths
+from modelserve import registry
+from modelserve.deploy import parameters, paths, sealing
 from modelserve.deploy import run as runs
 from modelserve.deploy import task as tasks
 from modelserve.deploy.entity import Entity
@@ -17,6 +18,7 @@ from modelserve.deploy.manifests import source
 from modelserve.deploy.record import Record, lasting_id, new_id, now
 from modelserve.deploy.reference import LATEST, check_name, function_string
 from modelserve.deploy.run import Run
+from modelserve.deploy.target import ClusterTarget
 from modelserve.deploy.task import Task
 from modelserve.errors import ConfigError, EntityExists, EntityNotFound
 from modelserve.urls import shown
@@ -50,41 +52,55 @@ class Function(Entity):
         wait: until then, at most `timeout` seconds. target: "local" or "kubernetes"; local_execution=False is the
         latter; MODELSERVE_TARGET decides where neither is given, else this machine. parameters: docs/sdk.md has the
         table; they win over the task's, and those over the profile's. Raises ConfigError for a parameter that is
-        unknown or wrong, before anything is stored; RunFailed and WaitTimeout when it was waited for.
+        unknown or wrong, and TargetError where a cluster refuses it or is not there, before anything is stored;
+        RunFailed and WaitTimeout when it was waited for.
         """
         check_action(action)
-        where = runs.choose_target(target, local_execution)
+        where = sealing.choose_target(target, local_execution)
         given = parameters_of(parameters)
         task = self._task_for(action)
-        spec = runs.sealed(self._record, task, given, where, self._store)
-        if not task.revision:
-            task = self._stored(task)
-        run = Run(self._store.create(runs.new_record(self._record, task, spec)), self._store)
+        spec = sealing.sealed(self._record, task, given, where, self._store)
+        run = Run(sealing.new_record(self._record, task, spec), self._store)
+        run._check()
+        if not task.revision and (stored := self._stored(task)).id != task.id:
+            run = Run(sealing.new_record(self._record, stored, spec), self._store)
+        run._record = self._store.create(run._record)
         run._start()
         if wait:
             run.wait(timeout=timeout, log_info=log_info)
         return run
 
     def manifest(
-        self, action: str, *, target: str = "kubernetes", with_secrets: bool = False, **parameters: Any
+        self,
+        action: str,
+        *,
+        target: str = "kubernetes",
+        with_secrets: bool = False,
+        dry_run: bool = False,
+        **parameters: Any,
     ) -> list[dict[str, Any]]:
         """What a run with these parameters would be in a cluster: manifests in the order in which they are applied.
 
-        No cluster is asked, and nothing is stored. The same function gives the same names each time, so that applying
-        it anew changes what is there. with_secrets: the Secret with the values of the project's secrets too, which is
-        left out otherwise. Raises ConfigError.
+        No cluster is asked, unless by dry_run, and nothing is stored. The same function gives the same names each time,
+        so that applying it anew changes what is there. with_secrets: the Secret with the values of the project's
+        secrets too, which is left out otherwise. dry_run: as the cluster would have them, with all that it fills in, if
+        it takes them; it changes nothing. Raises ConfigError, and with dry_run TargetError.
         """
         check_action(action)
         if not isinstance(target, str) or target.lower() != "kubernetes":
             raise ConfigError(f"target is {target!r}; it must be kubernetes, the one that has manifests")
         task = self._task_for(action)
-        spec = runs.sealed(self._record, task, parameters_of(parameters), "kubernetes", self._store)
-        record = runs.new_record(self._record, task, spec, id=lasting_id(self.project, self.name))
-        found = source.manifests(record, self._store)
+        spec = sealing.sealed(self._record, task, parameters_of(parameters), "kubernetes", self._store)
+        record = sealing.new_record(self._record, task, spec, id=lasting_id(self.project, self.name))
+        if dry_run:
+            checks: ClusterTarget = registry.load(registry.TARGETS["kubernetes"])(self._store)
+            found = checks.check(record)
+        else:
+            found = source.manifests(record, self._store)
         if with_secrets:
             return found
         for secret in (one for one in found if one["kind"] == "Secret"):
-            keys = ", ".join(secret["data"])
+            keys = ", ".join(secret.get("data", ()))
             log.warning("the Secret %s (%s) is left out, since it has values in it", secret["metadata"]["name"], keys)
         return [one for one in found if one["kind"] != "Secret"]
 
@@ -117,7 +133,7 @@ class Function(Entity):
         """Remove the task, and with `cascade` its runs. Raises EntityNotFound."""
         task = self.get_task(action)
         if cascade:
-            reference = runs.task_reference(task._record)
+            reference = sealing.task_reference(task._record)
             for run in self.list_runs():
                 if run.spec.task == reference:
                     run.delete()

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from modelserve.deploy.home import home
 from modelserve.deploy.lock import Lock
 from modelserve.deploy.record import Record, now
 from modelserve.deploy.store import Store
-from modelserve.deploy.target import Progress, Usage
+from modelserve.deploy.target import Changes, LogsAsked, Progress, Reach, Usage
 from modelserve.errors import EntityNotFound, TargetError
 
 _START_WAIT_S = 15.0
@@ -40,6 +41,7 @@ _POLL_S = 0.05
 _LOOK_S = 0.25
 _TO_BEGIN = ("READY", "RESUME")
 _SUPERVISE = ("-m", "modelserve", "supervise")
+ALL = LogsAsked()
 _NOT_ITS = (notes.MARK, environment.PARENT_FD)
 """Of a server whose model starts a run itself: that run is not a part of it, and does not end with it."""
 
@@ -132,11 +134,21 @@ class LocalTarget:
             if held is not None:
                 held.close()
 
-    def logs(self, record: Record, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
+    def logs(self, record: Record, asked: LogsAsked = ALL, *, follow: bool = False) -> Iterator[str]:
+        if asked != LogsAsked(tail=asked.tail):
+            raise TargetError(
+                "since, container and previous are for runs in a cluster; this run has one log, take tail"
+            )
         if not _is_here(record):
             raise TargetError(f"the run's log is on {_place(record)}; read it there")
         ended = (lambda: self._has_ended(record)) if follow else None
-        return log_lines.read(notes.Files(record.id).directory, tail, ended)
+        return log_lines.read(notes.Files(record.id).directory, asked.tail, ended)
+
+    def changes(self, record: Record) -> AbstractContextManager[Changes]:
+        return nullcontext(_Clock())
+
+    def reach(self, record: Record) -> Reach:
+        return Reach(f"http://{record.status['service']['url']}")
 
     def _has_ended(self, record: Record) -> bool:
         """As it is now."""
@@ -147,6 +159,13 @@ class LocalTarget:
         except EntityNotFound:
             return True
         return found.state not in states.ALIVE
+
+
+class _Clock:
+    """The store is this machine's, or near it: looking often costs little."""
+
+    def wait(self, pause_s: float, most_s: float) -> None:
+        time.sleep(min(pause_s, most_s))
 
 
 def _is_here(record: Record) -> bool:

@@ -65,7 +65,9 @@ POD: tuple[Row, ...] = (
     ),
     Row("runtime_class", shapes.text, "RuntimeClass of the pods."),
     Row("priority_class", shapes.text, "PriorityClass of the pods."),
-    Row("namespace", cluster_shapes.namespace, "Namespace of the cluster."),
+    Row("kubeconfig", cluster_shapes.kubeconfig, "File that says which clusters there are; KUBECONFIG when not given."),
+    Row("context", shapes.text, "Which of them, and as whom; the kubeconfig's current one when not given."),
+    Row("namespace", cluster_shapes.namespace, "Namespace of the cluster; the context's when not given."),
     Row("flavor", cluster_shapes.flavor, "What serves it in the cluster: deployment, or kserve."),
     Row("scaling", cluster_shapes.scaling, "Autoscaling, in place of replicas: {min_replicas, max_replicas, target}."),
     Row(

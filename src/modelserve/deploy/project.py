@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelserve.deploy import catalog
 from modelserve.deploy.entity import Entity
+from modelserve.deploy.record import Record, now
 from modelserve.deploy.reference import check_name
 from modelserve.errors import ConfigError
 
@@ -85,3 +86,16 @@ class Project(Entity):
 
     def _facts(self) -> dict[str, Any]:
         return {"name": self.name, "description": self.metadata.description}
+
+
+def new_record(name: str, description: str | None = None, labels: list[str] | None = None) -> Record:
+    time = now()
+    return Record(
+        project=name,
+        type="project",
+        kind="project",
+        name=name,
+        id=name,
+        metadata={"created": time, "updated": time, "description": description, "labels": labels or []},
+        status={"state": "CREATED"},
+    )

@@ -1,28 +1,33 @@
 """A run: a model that is served, on a target, found by its key from any process.
 
-Knows the target by its protocol only. `sealed` merges and checks what the run is; what comes after reads it from the
-store.
+Knows the target by its protocol only. What it is, is sealed (sealing.py); what comes after reads it from the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from modelserve import registry
 from modelserve.client import Client
-from modelserve.deploy import command, parameters, paths, profiles, states, waiting
+from modelserve.deploy import sealing, states, waiting
 from modelserve.deploy.change import Change
-from modelserve.deploy.cluster_shapes import SECRET
 from modelserve.deploy.entity import Entity
-from modelserve.deploy.record import Record, new_id, now, transition
-from modelserve.deploy.reference import Key, function_string, task_string
-from modelserve.deploy.target import Progress, Target, Usage
-from modelserve.errors import ConfigError, EntityNotFound, InvokeError, ModelServeError, TargetError
+from modelserve.deploy.record import Record, transition
+from modelserve.deploy.reference import parse_function_string
+from modelserve.deploy.target import ClusterTarget, LogsAsked, Progress, Reach, Target, Usage
+from modelserve.errors import (
+    ConfigError,
+    EntityNotFound,
+    InvokeError,
+    ModelServeError,
+    TargetError,
+    TargetRefused,
+    TargetUnreachable,
+)
 
 if TYPE_CHECKING:
     import httpx2
@@ -45,8 +50,8 @@ class Run(Entity):
 
     @property
     def alive(self) -> bool:
-        """Whether something works for it, as far as this object has seen."""
-        return self.state in states.ALIVE
+        """Whether something works for it, as far as this object has seen: a cluster goes on trying after an error."""
+        return self.state in states.ALIVE or (self.state == "ERROR" and bool(self._record.status.get("objects")))
 
     @property
     def url(self) -> str | None:
@@ -87,17 +92,23 @@ class Run(Entity):
 
     @property
     def client(self) -> Client:
-        """A client of the service. Raises InvokeError while there is none."""
+        """A client of the service; a port of this machine is forwarded where the service of a cluster cannot be reached
+        otherwise. Raises InvokeError while there is no service, TargetError."""
         if self.url is None:
             self.refresh()
         if self.url is None:
             raise InvokeError(self._no_service())
-        if self._client is None or self._client.url != self.url:
+        if self._client is None or self._asks != self.url:
             self._close()
-            self._client = Client(self.url, self._record.spec["model_name"])
+            self._asks = self.url
+            self._reach = self._target.reach(self._record)
+            self._client = Client(self._reach.url, self._record.spec["model_name"])
         return self._client
 
     _client: Client | None = None
+    _reach: Reach | None = None
+    _asks: str | None = None
+    """The run's url that the client was made for."""
 
     def invoke(self, **request: Any) -> httpx2.Response:
         """One request to the service, V2's infer of the model unless it says otherwise: see Client.invoke."""
@@ -119,13 +130,69 @@ class Run(Entity):
         found: dict[str, float] = self._asked(lambda client: client.metrics())
         return found
 
-    def logs(self, tail: int | None = None, follow: bool = False) -> Any:
+    def logs(
+        self,
+        tail: int | None = None,
+        follow: bool = False,
+        since: float | None = None,
+        container: str = "",
+        previous: bool = False,
+    ) -> Any:
         """The server's log as one text, its last `tail` lines where given; with `follow` an iterator over its lines,
-        which ends with the run. Raises ConfigError, TargetError."""
+        which ends with the run.
+
+        In a cluster these are the logs of all pods; `since`: of the last so many seconds; `container`: another one than
+        the server's; `previous`: of the one before, which has crashed. Raises ConfigError, TargetError.
+        """
         if tail is not None and (isinstance(tail, bool) or not isinstance(tail, int) or tail < 0):
             raise ConfigError(f"tail is {tail!r}; it must be a whole number of lines, 0 or more")
-        lines = self._target.logs(self._record, tail=tail, follow=follow)
+        if since is not None and (isinstance(since, bool) or not isinstance(since, int | float) or since <= 0):
+            raise ConfigError(f"since is {since!r}; it must be a number of seconds, more than 0")
+        lines = self._target.logs(self._record, LogsAsked(tail, since, container, previous), follow=follow)
         return lines if follow else "\n".join(lines)
+
+    def manifest(self) -> list[dict[str, Any]]:
+        """What was applied for it in its cluster, without Secrets. Raises TargetError, ConfigError on this machine."""
+        return self._in_a_cluster("a manifest").manifests(self.refresh()._record)
+
+    def update(
+        self,
+        *,
+        wait: bool = False,
+        timeout: float = WAIT_S,
+        log_info: bool = True,
+        dry_run: bool = False,
+        force: bool = False,
+        **parameters: Any,
+    ) -> Any:
+        """Other parameters, in place: a rolling update, in which the former pods answer until the new ones do; itself.
+
+        A parameter that is None is taken out. dry_run: a list of manifests, as the cluster would have them, and nothing
+        is changed. force: fields that others have set meanwhile, too. Raises ConfigError, TargetError.
+        """
+        target = self._in_a_cluster("an update")
+        self.refresh()
+        function = self._store.get("function", self.project, parse_function_string(self.spec.function).id)
+        spec = sealing.changed(function, self._record, parameters, self._store)
+        if dry_run:
+            return target.check(self._record.replace(spec=spec), force=force)
+        target.update(self._record, spec, force=force)
+        super().refresh()
+        return self.wait(timeout=timeout, log_info=log_info) if wait else self
+
+    def scale(self, replicas: int, *, wait: bool = False, timeout: float = WAIT_S, log_info: bool = True) -> Run:
+        """So many pods. Raises ConfigError, TargetError."""
+        target = self._in_a_cluster("a scale")
+        if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+            raise ConfigError(f"replicas is {replicas!r}; it must be a whole number of at least 1; stop() ends all")
+        target.scale(self.refresh()._record, replicas)
+        super().refresh()
+        return self.wait(timeout=timeout, log_info=log_info) if wait else self
+
+    def _in_a_cluster(self, what: str) -> ClusterTarget:
+        if not isinstance(self._target, ClusterTarget):
+            raise ConfigError(f"{what} is for runs in a cluster; this one is on the target {self.spec.target}")
+        return self._target
 
     def stop(self, timeout: float | None = None) -> Run:
         """End it: requests in flight are answered first. Legal in every state."""
@@ -141,15 +208,27 @@ class Run(Entity):
     def resume(self, wait: bool = False, timeout: float = WAIT_S, log_info: bool = True) -> Run:
         """Start it again after STOPPED or ERROR, on the ports that it had. Raises IllegalTransition, TargetError."""
         self.refresh()
+        states.check(self.state, "RESUME")  # type: ignore[arg-type]  # as in `move`
+        self._check()
         self._move("RESUME")
         self._start()
         return self.wait(timeout=timeout, log_info=log_info) if wait else self
 
-    def delete(self) -> None:
-        """Stop it and remove all that is kept of it. Legal in every state."""
-        self.refresh()
-        self._move("DELETING")
-        self._target.delete(self._record)
+    def delete(self, forget: bool = False) -> None:
+        """Stop it and remove all that is kept of it. Legal in every state.
+
+        forget: where its cluster cannot be asked any more, only what this store keeps. Raises TargetError.
+        """
+        try:
+            self.refresh()
+            self._move("DELETING")
+            self._target.delete(self._record)
+        except (TargetError, ConfigError) as error:
+            if not forget:
+                raise
+            log.warning(
+                "the run %s is forgotten; what there is of it elsewhere stays there: %s", self.id, error.message
+            )
         self._store.delete("run", self.project, self.id)
         self._record = transition(self._record, "DELETED")
         self._close()
@@ -166,10 +245,17 @@ class Run(Entity):
         with suppress(EntityNotFound):  # deleted within the block
             self.stop()
 
+    def _check(self) -> None:
+        """Whether its cluster would take it. Raises TargetError, ConfigError."""
+        if isinstance(self._target, ClusterTarget):
+            self._target.check(self._record)
+
     def _start(self) -> None:
         """From READY or RESUME on it is the target's."""
         try:
             self._target.start(self._record)
+            if isinstance(self._target, ClusterTarget):  # all that it does for a start is done by now
+                super().refresh()
         except ModelServeError as error:
             self._fail(error.message)
             raise
@@ -190,6 +276,9 @@ class Run(Entity):
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self._reach is not None:
+            self._reach.close()
+            self._reach = None
 
     def _move(self, state: states.State, message: str = "") -> None:
         self._record = move(self._store, self._record, state, message)
@@ -205,8 +294,9 @@ class Run(Entity):
             self.refresh()
             if self.state != "RUNNING":
                 raise InvokeError(self._no_service()) from error
-            if self.url == client.url:
+            if self._client is client and self.url == self._asks and self._record.spec["target"] == "local":
                 raise
+            self._close()  # in a cluster, the pod behind a forwarded port may be another
             return ask(self.client)
 
     def _no_service(self) -> str:
@@ -226,9 +316,20 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
     if state is not None and (not isinstance(state, str) or state.upper() not in states.NEXT):
         raise ConfigError(f"state is {state!r}; it must be one of {', '.join(states.NEXT)}")
     found = [Run(record, store) for record in records]
+    targets: dict[str, Target] = {}
+    silent: set[str] = set()
     for run in found:
-        if run.alive:
+        run.__dict__["_target"] = targets.setdefault(run.spec.target, run._target)
+        where = str((run.status.cluster or {}).get("server", ""))
+        if not run.alive or where in silent:
+            continue
+        try:
             run._record = run._target.observe(run._record)
+        except TargetUnreachable as error:
+            silent.add(where)
+            log.warning("%s; what is said of its runs is what was seen last", error.message)
+        except (TargetRefused, ConfigError) as error:
+            log.warning("the run %s: %s; what is said of it is what was seen last", run.id, error.message)
     return [run for run in found if state is None or run.state == state.upper()]
 
 
@@ -245,82 +346,3 @@ def move(store: Store, record: Record, state: states.State, message: str = "") -
         return transition(now_, state, message)
 
     return store.change("run", record.project, record.id, moved)
-
-
-def choose_target(target: str | None, local_execution: bool | None) -> str:
-    """Raises ConfigError for a target that is none, or that contradicts local_execution."""
-    if local_execution is not None and not isinstance(local_execution, bool):
-        raise ConfigError(f"local_execution is {local_execution!r}; it must be True or False")
-    said = target or os.environ.get("MODELSERVE_TARGET") or None if local_execution is None else target
-    meant = {True: "local", False: "kubernetes", None: "local"}[local_execution]
-    chosen = said.lower() if isinstance(said, str) else meant if said is None else said
-    if not isinstance(chosen, str) or chosen not in registry.TARGETS:
-        later = "; Kubernetes is a target of a later version" if chosen == "kubernetes" else ""
-        raise ConfigError(f"target is {chosen!r}; it must be one of {', '.join(registry.TARGETS)}{later}")
-    if local_execution is not None and chosen != meant:
-        raise ConfigError(f"target is {chosen!r} and local_execution is {local_execution}; give only one of them")
-    return chosen
-
-
-def task_reference(task: Record) -> str:
-    """How a run names its task."""
-    return task_string(task.kind, task.project, task.id)
-
-
-def sealed(function: Record, task: Record, given: dict[str, Any], target: str, store: Store) -> dict[str, Any]:
-    """The spec of a run: merged and checked. Raises ConfigError; stores nothing."""
-    own = {name: value for name, value in task.spec.items() if name != "function"}
-    profile = given.get("profile", own.get("profile"))
-    spec = parameters.merge(given, own, profiles.load(profile) if profile else {})
-    spec = {**function.spec, **spec}
-    if "path" in given:
-        spec["path"] = paths.absolute(given["path"])
-        paths.check_override(spec["path"], function.spec["path"])
-    command.server_args(function.kind, spec)
-    for name in spec.get("secrets", ()):
-        if not name.startswith(SECRET):
-            store.get_secret(function.project, name)  # that there is one
-        elif target == "local":
-            raise ConfigError(f"secrets has {name!r}, a Secret of a cluster; on this machine give one of the project")
-    if target == "local":
-        _check_here(spec)
-    if spec.get("return_probabilities") and spec.get("huggingface_task") in parameters.NO_CLASSES:
-        log.warning("return_probabilities has no effect: %s has no classes", spec["huggingface_task"])
-    if idle := command.without_effect(function.kind, spec):
-        log.warning("%s: no effect on a model of %s", ", ".join(idle), function.kind)
-    return {"action": "serve", "target": target, **spec}
-
-
-def new_record(function: Record, task: Record, spec: dict[str, Any], id: str = "") -> Record:
-    """The run, READY. spec: as `sealed` gives it. id: a new one where none is given."""
-    id, time = id or new_id(), now()
-    reference = function_string(function.kind, function.project, function.name, function.id)
-    record = Record(
-        project=function.project,
-        type="run",
-        kind=f"{task.kind}:run",
-        name=id,
-        id=id,
-        metadata={"created": time, "updated": time},
-        spec={"function": reference, "task": task_reference(task), **spec},
-    )
-    for state in ("CREATED", "BUILT", "READY"):
-        record = transition(record, state)
-    return record
-
-
-def _check_here(spec: dict[str, Any]) -> None:
-    """What must be so on this machine. Raises ConfigError."""
-    paths.check_here(spec["path"])
-    for volume in spec.get("volumes", ()):
-        if volume["volume_type"] == "host_path":
-            try:
-                paths.check_here(volume["spec"]["path"])
-            except ConfigError as error:
-                raise ConfigError(f"volumes, {volume['name']}: {error.message}") from error
-    if kept := parameters.kept_only(spec):
-        log.warning("%s: kept for a cluster; no effect on this machine", ", ".join(kept))
-
-
-def key_of(record: Record) -> Key:
-    return Key(record.project, "run", record.kind, "", record.id)

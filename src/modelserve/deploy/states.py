@@ -14,12 +14,13 @@ MEANING: dict[State, str] = {
     "CREATED": "stored, not looked at yet",
     "BUILT": "function, task and run are merged; the spec is sealed from here on",
     "READY": "handed to its target",
-    "PENDING": "starting, loading, or starting again after a crash: the model does not answer",
+    "PENDING": "starting, loading, or starting again after a crash: the model does not answer; or, in a cluster, being "
+    "changed: the former pods answer meanwhile",
     "RUNNING": "the model answers",
     "STOP": "asked to stop; requests in flight end",
     "STOPPED": "stopped; resume starts it again",
     "RESUME": "asked to start again",
-    "ERROR": "failed, and status.message says why; resume tries again",
+    "ERROR": "failed, and status.message says why; resume tries again, and a cluster goes on trying",
     "DELETING": "being removed",
     "DELETED": "gone",
 }

@@ -1,13 +1,15 @@
-"""What a target is: where runs are served. This machine (local.py), Kubernetes later; a row each in registry.TARGETS.
+"""What a target is: where runs are served. This machine (local.py), a cluster (kubernetes/); a row each in
+registry.TARGETS.
 
-A target moves a run from READY or RESUME on: what works for the run writes PENDING, RUNNING, ERROR and STOPPED into the
-store. Knows no parameter table.
+A target moves a run from READY or RESUME on: what works for the run, or whoever looks at it, writes PENDING, RUNNING,
+ERROR and STOPPED into the store. Knows no parameter table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from modelserve.deploy.record import Record
 
@@ -27,6 +29,30 @@ class Progress(NamedTuple):
     stage: str = ""
     """queued, download, load, warm-up, ready."""
     fraction: float = 0.0
+
+
+class Reach(NamedTuple):
+    """The way to a service from this process: a URL, and what is to be called when it is not needed any more."""
+
+    url: str
+    close: Callable[[], None] = lambda: None
+
+
+class LogsAsked(NamedTuple):
+    """tail: most lines, of each pod; since_s: of the last seconds; container: of a pod, "" the server's; previous: of
+    the container that ran before the one that runs."""
+
+    tail: int | None = None
+    since_s: float | None = None
+    container: str = ""
+    previous: bool = False
+
+
+class Changes(Protocol):
+    """Tells when a run may have changed."""
+
+    def wait(self, pause_s: float, most_s: float) -> None:
+        """Until then: `pause_s` at least, `most_s` at most."""
 
 
 class Target(Protocol):
@@ -49,5 +75,29 @@ class Target(Protocol):
     def delete(self, record: Record) -> None:
         """End what still serves the run, whose state is DELETING, and remove everything that the target keeps of it."""
 
-    def logs(self, record: Record, *, tail: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Lines without their line ends, oldest first; follow: goes on until the run has ended."""
+    def logs(self, record: Record, asked: LogsAsked, *, follow: bool = False) -> Iterator[str]:
+        """Lines without their line ends, oldest first; follow: goes on until the run has ended. Raises TargetError."""
+
+    def changes(self, record: Record) -> AbstractContextManager[Changes]: ...
+
+    def reach(self, record: Record) -> Reach:
+        """Of a run that has a service. Raises TargetError."""
+
+
+@runtime_checkable
+class ClusterTarget(Target, Protocol):
+    """One that keeps runs as objects of its own, which can be changed while they serve."""
+
+    def manifests(self, record: Record) -> list[dict[str, Any]]:
+        """What was applied."""
+
+    def check(self, record: Record, *, force: bool = False) -> list[dict[str, Any]]:
+        """A dry run: what would be there. Raises TargetError."""
+
+    def update(self, record: Record, spec: dict[str, Any], *, force: bool = False) -> None:
+        """force: also what others have set since."""
+
+    def adopt(self, place: Mapping[str, str]) -> None:
+        """Put the runs of this kubeconfig, context and namespace into the store that it does not know."""
+
+    def scale(self, record: Record, replicas: int, *, force: bool = False) -> None: ...

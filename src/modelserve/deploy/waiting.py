@@ -8,21 +8,30 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from modelserve.deploy import states
-from modelserve.errors import EntityNotFound, RunFailed, WaitTimeout
+from modelserve.errors import EntityNotFound, RunFailed, TargetUnreachable, WaitTimeout
 
 if TYPE_CHECKING:
     from modelserve.deploy.run import Run
+
+_SILENT_S = 30.0
+"""For a cluster that was just restarted, or a network that is gone for a moment."""
 
 
 def wait(run: Run, timeout_s: float, poll_s: float, show: bool) -> None:
     """Until it is RUNNING. Raises RunFailed, WaitTimeout."""
     deadline = time.monotonic() + timeout_s
-    with _Bar() if show and sys.stderr.isatty() else _Lines() if show else nullcontext() as shown:
+    heard = time.monotonic()
+    shows = _Bar() if show and sys.stderr.isatty() else _Lines() if show else nullcontext()
+    with shows as shown, run._target.changes(run._record) as changes:
         while True:
             try:
                 run.refresh()
+                heard = time.monotonic()
             except EntityNotFound as error:
                 raise RunFailed(f"the run {run.id} was deleted") from error
+            except TargetUnreachable:
+                if time.monotonic() >= min(heard + _SILENT_S, deadline):
+                    raise
             stage, fraction = run.progress
             if shown is not None:
                 shown.tell(run, stage, fraction)
@@ -33,8 +42,9 @@ def wait(run: Run, timeout_s: float, poll_s: float, show: bool) -> None:
                 raise RunFailed(f"the run {run.id} is {run.state}" + (f": {message}" if message else ""))
             if time.monotonic() >= deadline:
                 far = f", {stage} {fraction:.0%}" if stage else ""
-                raise WaitTimeout(f"the run {run.id} is still {run.state} after {timeout_s:g} s{far}")
-            time.sleep(min(poll_s, max(0.0, deadline - time.monotonic())))
+                why = f": {message}" if message else ""
+                raise WaitTimeout(f"the run {run.id} is still {run.state} after {timeout_s:g} s{far}{why}")
+            changes.wait(poll_s, max(0.0, deadline - time.monotonic()))
 
 
 class _Lines:
@@ -49,7 +59,10 @@ class _Lines:
     def __exit__(self, *error: object) -> None: ...
 
     def tell(self, run: Run, stage: str, fraction: float) -> None:
-        line = f"{run.state} {stage}".strip() if run.state != "RUNNING" else f"RUNNING at {run.url}"
+        line = f"RUNNING at {run.url}"
+        if run.state != "RUNNING":
+            message = run.status.message or ""
+            line = f"{run.state} {stage}".strip() + (f": {message}" if message and message not in stage else "")
         if line != self._said:
             self._said = line
             print(line, file=sys.stderr, flush=True)

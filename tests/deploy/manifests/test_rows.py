@@ -30,7 +30,14 @@ def test_each_parameter_of_the_seeds_tables_has_a_row() -> None:
 
 def test_each_parameter_of_a_pod_has_a_row() -> None:
     own = {"scaling", "service_name", "labels", "annotations", "namespace", "profile", "flavor", "path", "model_name"}
-    assert {row.name for row in parameters.POD} == {name for name, _, _ in ROWS if name in parameters._ROWS} | own
+    nowhere = {"kubeconfig", "context"}
+    parted = {name for name, _, _ in ROWS if name in parameters._ROWS} | own | nowhere
+    assert {row.name for row in parameters.POD} == parted
+
+
+@pytest.mark.parametrize("name", ["kubeconfig", "context"])
+def test_where_the_cluster_is_said_to_be_is_in_no_object(name: str) -> None:
+    assert flat(made(**{name: "/home/me/config"})) == flat(made())
 
 
 @pytest.mark.parametrize(("name", "value", "places"), ROWS, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(ROWS)])

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import modelserve as ms
-from modelserve.deploy import catalog
 from modelserve.deploy.manifests import source
 from tests.deploy.manifests.made import Manifest, container_of, of_kind
 from tests.deploy.nowhere import use
@@ -134,9 +133,3 @@ def test_the_image_is_this_versions(function: ms.Function) -> None:
     own = ms.new_function("demo", "own", "huggingfaceserve", path="hf://a/b", image="function:1")
     assert container_of(own.manifest("serve"))["image"] == "function:1"
     assert container_of(own.manifest("serve", image="run:1"))["image"] == "run:1"
-
-
-def test_run_is_as_before(function: ms.Function) -> None:
-    with pytest.raises(ms.ConfigError, match="Kubernetes is a target of a later version"):
-        function.run("serve", target="kubernetes")
-    assert catalog.list_runs() == []

@@ -174,7 +174,8 @@ class Cluster:
 
         url, headers = self.signed(method, RESOURCES[kind].path(self.place.namespace, name, subresource), query or {})
         headers |= {"Content-Type": content} if content else {}
-        said = None if body is None else json.dumps(body)
+        # The library writes JSON itself, but no YAML, in each of its versions; JSON is YAML, too.
+        said = json.dumps(body) if content == APPLY else body
         try:
             answer = self._api.call_api(method, url, headers, said, _request_timeout=(_CONNECT_S, read_s))
             response = answer.response

@@ -76,7 +76,8 @@ def serving(workload: Workload) -> dict[str, Any]:
     """Metadata of what serves the run."""
     found = metadata(workload)
     if workload.record.status.get("begun"):
-        spec = workload.spec | {"path": shown(workload.spec["path"])}
+        spec = {name: said for name, said in workload.spec.items() if name not in ("kubeconfig", "context")}
+        spec["path"] = shown(spec["path"])
         found["annotations"] = found["annotations"] | {SPEC: msgspec.json.encode(spec).decode()}
     return found
 

@@ -28,12 +28,13 @@ _MOST_BYTES = 1024 * 1024
 
 
 def manifests(record: Record, store: Store) -> list[dict[str, Any]]:
-    """record: a run, sealed for Kubernetes. Raises ConfigError, EntityNotFound, StoreError."""
+    """record: a run, sealed for Kubernetes; one that has been started keeps the image that it was started with. Raises ConfigError, EntityNotFound, StoreError."""
     files = _files(record.spec)
     words = [f"--{flag}={FILES}/{name}" for flag, (name, _) in files.items()]
     if words:  # of a flag that is repeated the last counts
         record = record.replace(spec=record.spec | {"args": [*record.spec.get("args", ()), *words]})
-    workload = Workload.of(record, _secrets(record, store), dict(files.values()), image(record.spec))
+    unnamed = record.status.get("image") or image(record.spec)
+    workload = Workload.of(record, _secrets(record, store), dict(files.values()), unnamed)
     return objects.of(workload)
 
 

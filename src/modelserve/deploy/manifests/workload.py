@@ -90,7 +90,7 @@ class Workload:
     def replicas(self) -> int:
         return int(self.spec.get("replicas", 1))
 
-    @property
-    def is_several(self) -> bool:
-        """Whether pods of it may be on several nodes at once."""
-        return self.replicas > 1 or "scaling" in self.spec
+
+def is_several(spec: Mapping[str, Any]) -> bool:
+    """Whether pods of it may be on several nodes at once."""
+    return int(spec.get("replicas", 1)) > 1 or "scaling" in spec
