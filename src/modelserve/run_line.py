@@ -49,6 +49,7 @@ MANIFEST_OPTIONS = (
     Option("json", "", "Print one JSON list."),
     Option("with-secrets", "", "Print the Secret with the values of the project's secrets too."),
     Option("dry-run", "", "Ask the cluster: print the objects as it would have them, and change nothing."),
+    Option("kustomize", "DIR", "Write a base for Kustomize into this directory, in place of printing."),
     Option("kserve-runtime", "", "Print the ClusterServingRuntime for KServe alone, which names no model."),
 )
 UPDATE_OPTIONS = (
@@ -110,6 +111,7 @@ class Line:
     kind: str | None = None
     target: str | None = None
     with_secrets: bool = False
+    kustomize: str | None = None
     dry_run: bool = False
     force: bool = False
     kserve_runtime: bool = False
