@@ -17,12 +17,12 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 def is_quantity(value: object) -> bool:
     """Whether it is one: a text such as "1.5Gi", or a number that is neither negative nor infinite."""
-    return _parse(value) is not None
+    return amount(value) is not None
 
 
 def cores(value: object) -> Fraction:
     """An amount of cpu in cores: "500m" is 1/2. Raises ConfigError."""
-    found = _parse(value)
+    found = amount(value)
     if not found:  # 0 cores are as wrong as no quantity
         raise ConfigError(f'cpu is {value!r}; it must be a quantity above 0, in cores, such as 2 or "500m"')
     return found
@@ -30,7 +30,7 @@ def cores(value: object) -> Fraction:
 
 def memory_bytes(value: object) -> int:
     """An amount of memory in bytes, rounded up. Raises ConfigError."""
-    found = _parse(value)
+    found = amount(value)
     if found is None or found < 1:
         meant = " (m is a thousandth; M is a million bytes)" if str(value).endswith("m") else ""
         raise ConfigError(
@@ -39,7 +39,8 @@ def memory_bytes(value: object) -> int:
     return math.ceil(found)
 
 
-def _parse(value: object) -> Fraction | None:
+def amount(value: object) -> Fraction | None:
+    """The number that it says, 0 included; None where it is no quantity."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     found = _QUANTITY.fullmatch(str(value).strip())
