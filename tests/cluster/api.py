@@ -114,7 +114,7 @@ class Api:
             if listed.status in (404, 405):  # an aggregated API whose server is away, or a kind that is not kept
                 continue
             for one in listed.ok().get("items") or ():
-                found[version, kind, one["metadata"]["name"]] = one
+                found[version, kind, one["metadata"]["name"]] = {"apiVersion": version, "kind": kind} | one
         return found
 
     def kinds(self) -> list[tuple[str, str, str]]:

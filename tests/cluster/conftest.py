@@ -45,9 +45,18 @@ def cluster() -> Iterator[Cluster]:
     found.api.close()
 
 
+@pytest.fixture(scope="session")
+def made(cluster: Cluster) -> Iterator[list[str]]:
+    """Namespaces of the session's tests. A cluster takes seconds to remove one, so their end is awaited together."""
+    names: list[str] = []
+    yield names
+    places.gone(cluster.api, names)
+
+
 @pytest.fixture
-def namespace(cluster: Cluster) -> Iterator[str]:
+def namespace(cluster: Cluster, made: list[str]) -> Iterator[str]:
     with places.namespace(cluster.api) as name:
+        made.append(name)
         yield name
 
 

@@ -26,16 +26,11 @@ class Line:
 
     def __init__(self, host: str, port: int) -> None:
         self._to = (host, port)
-        self._server = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._down = False
         self.count = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        return int(self._server.getsockname()[1])
+        self.port = 0
+        self._listen()
 
     def cut(self) -> None:
         """Every connection, at once and in the midst."""
@@ -48,30 +43,30 @@ class Line:
 
     @contextlib.contextmanager
     def down(self) -> Iterator[None]:
-        """Cut, and whoever comes is turned away."""
-        self._down = True
-        self.cut()
+        """Cut, and nobody listens."""
+        self.close()
         try:
             yield
         finally:
-            self._down = False
+            self._listen()
 
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self.cut()
 
-    def _accept(self) -> None:
+    def _listen(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def _accept(self, server: socket.socket) -> None:
         while True:
             try:
-                near, _ = self._server.accept()
+                near, _ = server.accept()
             except OSError:  # closed
                 return
             self.count += 1
-            if self._down:
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                near.close()
-                continue
             far = socket.create_connection(self._to)
             with self._lock:
                 self._open |= {near, far}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tests.cluster.api import Api, Json, in_namespace
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def namespace(api: Api, *, wait: bool = True) -> Iterator[str]:
-    """A new one, with what the cluster puts into each: Pods may be made at once. wait: until it is gone."""
+def namespace(api: Api) -> Iterator[str]:
+    """A new one, with what the cluster puts into each: Pods may be made at once. Its end is begun, not awaited."""
     name = f"modelserve-test-{uuid.uuid4().hex[:10]}"
     api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": {LABEL: "true"}}}).ok()
     try:
@@ -27,8 +27,12 @@ def namespace(api: Api, *, wait: bool = True) -> Iterator[str]:
     finally:
         answer = api.delete(f"/api/v1/namespaces/{name}")
         assert answer.status in (200, 202, 404, 409), answer.text
-        if wait:
-            until(lambda: api.get(f"/api/v1/namespaces/{name}").status == 404, _GONE_S, f"the end of {name}")
+
+
+def gone(api: Api, names: Iterable[str]) -> None:
+    """Wait until these namespaces are not there any more."""
+    for name in names:
+        until(lambda name=name: api.get(f"/api/v1/namespaces/{name}").status == 404, _GONE_S, f"the end of {name}")  # type: ignore[misc]
 
 
 def user(api: Api, namespace: str, name: str, rules: list[Json]) -> str:

@@ -97,7 +97,7 @@ class Replay:
 def differences(recordings: Path, api: Api) -> Iterator[tuple[int, Json, Answer]]:
     """(number, as recorded, as answered here) of each exchange."""
     recorded = [json.loads(line) for line in recordings.read_text(encoding="utf-8").splitlines()]
-    with places.namespace(api, wait=False) as home:
+    with places.namespace(api) as home:
         name = f"{home}-tr"
         replay = Replay(api, places.user(api, home, "limited", []), name)
         node = kubelet.Kubelet(api, name, lambda pod: _SAID[pod["metadata"]["labels"]["app"]](pod))
