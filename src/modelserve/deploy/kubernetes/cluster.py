@@ -38,11 +38,9 @@ class Cluster:
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
         """Each "" for what the environment says. Asks nothing yet. Raises ConfigError."""
         from kubernetes.client import ApiClient
-        from urllib3 import Retry
 
         self.place, self.configuration = places.find(kubeconfig, context, namespace)
-        # A connection that was kept may have been closed by the other side: once more.
-        self.configuration.retries = Retry(total=1, connect=0, read=1, redirect=0, status=0, allowed_methods=None)
+        self.configuration.retries = False  # what is worth another try is told apart here
         self._api = ApiClient(self.configuration)
         self._signing = threading.Lock()
 
@@ -166,19 +164,26 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         content: str = "",
-        read_s: float = _READ_S,
+        read_s: float | None = None,
     ) -> Any:
         """urllib3's, of a good answer, not read yet. Raises TargetRefused, TargetUnreachable, Busy."""
         from kubernetes.client import ApiException
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ProtocolError
 
         url, headers = self.signed(method, RESOURCES[kind].path(self.place.namespace, name, subresource), query or {})
         headers |= {"Content-Type": content} if content else {}
         # The library writes JSON itself, but no YAML, in each of its versions; JSON is YAML, too.
         said = json.dumps(body) if content == APPLY else body
+        timeouts = (_CONNECT_S, _READ_S if read_s is None else read_s)
+
+        def asked() -> Any:
+            return self._api.call_api(method, url, headers, said, _request_timeout=timeouts).response
+
         try:
-            answer = self._api.call_api(method, url, headers, said, _request_timeout=(_CONNECT_S, read_s))
-            response = answer.response
+            try:
+                response = asked()
+            except ProtocolError:  # a connection that was kept, and that the other side has closed meanwhile
+                response = asked()
             if 200 <= response.status < 300:
                 return response
             with response:

@@ -91,10 +91,16 @@ def _read(cluster: Cluster, one: Json) -> Iterator[Record]:
             "cluster": cluster.place.to_dict(),
             "begun": begun,
             "image": _image(made_from["spec"]),
+            **({"alias": begun} if _has_moved(cluster, spec) else {}),
             "objects": [applied.title(found) for found in reversed(applied.found(cluster, key.id))],
         },
     )
     yield transition(record, "PENDING", "found in the cluster")
+
+
+def _has_moved(cluster: Cluster, spec: Json) -> bool:
+    """Whether the stable Service, if it has one, is there: it led to this run, and may lead to a newer one by now."""
+    return "service_name" in spec and cluster.get("Service", spec["service_name"]) is not None
 
 
 def _image(pods: Json) -> str:

@@ -69,7 +69,7 @@ def _sentence(place: Place, asked: Asked, status: int, message: str, causes: lis
             f"the cluster {place.title} has no namespace {place.namespace!r}; make it with: kubectl create namespace "
             f"{place.namespace}"
         )
-    if status == 404 and not said:
+    if status == 404 and not (said.get("details") or {}).get("name"):  # no object is missing, but its whole kind
         version = RESOURCES[asked.kind].api_version
         more = ", which comes with KServe" if version.startswith("serving.kserve.io") else ""
         return f"the cluster {place.title} does not know {version} {asked.kind}{more}"

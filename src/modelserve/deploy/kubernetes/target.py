@@ -37,8 +37,8 @@ from modelserve.deploy.store import Store
 from modelserve.deploy.target import LogsAsked, Progress, Reach, Usage
 from modelserve.errors import ConfigError, EntityExists, TargetError, TargetRefused
 
-_LINES = 10
-"""Of a pod's log, in an error."""
+_LINES, _LINE, _CHARACTERS = 10, 200, 600
+"""Of a pod's log, in an error: lines, characters of each, and of all."""
 _MARGIN_S = 30.0
 """For a cluster to end pods and remove objects, beyond the pods' own grace."""
 _TO_BEGIN = ("READY", "RESUME")
@@ -123,7 +123,8 @@ class KubernetesTarget:
         verdict = diagnosis.of(seen, was_running=record.state == "RUNNING")
         self._progress[record.id] = Progress(verdict.stage, verdict.fraction)
         facts: Json = {}
-        if verdict.state == "RUNNING" and record.status.get("alias") != record.status["begun"]:
+        has_arrived = record.status.get("alias") == record.status["begun"] and "service" in record.status
+        if verdict.state == "RUNNING" and not has_arrived:
             assert seen.serving is not None
             verdict, facts = self._arrived(cluster, record, verdict, seen.serving | {"kind": kind})
         elif noted.is_hopeless(record, verdict):
@@ -206,11 +207,10 @@ class KubernetesTarget:
     def _arrived(self, cluster: Cluster, record: Record, verdict: Verdict, serving: Json) -> tuple[Verdict, Json]:
         """The pods of this start or update answer, for the first time: the stable Service leads to them from now on."""
         facts: Json = {}
-        manifests = source.manifests(record, self._store) if "service_name" in record.spec else []
-        aliases = [one for one in manifests if applied.is_alias(one)]
         try:
-            for one in aliases:
-                cluster.apply(one)
+            if record.status.get("alias") != record.status["begun"]:
+                for one in source.alias(record):
+                    cluster.apply(one)
             facts["alias"] = record.status["begun"]
         except TargetRefused as error:
             verdict = verdict._replace(message=f"the service {record.spec['service_name']} stays: {error.message}")
@@ -303,8 +303,21 @@ def _with_log(cluster: Cluster, verdict: Verdict) -> str:
     """The cause, and the last that the server has said."""
     if not verdict.suspect:
         return verdict.message
-    lines = log_streams.last_lines(cluster, verdict.suspect, _LINES, verdict.previous)
+    lines = _ending(log_streams.last_lines(cluster, verdict.suspect, _LINES, verdict.previous))
     return "\n".join([f"{verdict.message}; its last lines:", *lines]) if lines else verdict.message
+
+
+def _ending(lines: Sequence[str]) -> list[str]:
+    """The last ones, as far as an error's message has room."""
+    found: list[str] = []
+    left = _CHARACTERS
+    for line in reversed(lines):
+        line = line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+        left -= len(line) + 1
+        if left < 0:
+            break
+        found.insert(0, line)
+    return found
 
 
 def _grace_s(record: Record) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelserve.deploy import parameters, paths
 from modelserve.deploy.cluster_shapes import SECRET
-from modelserve.deploy.manifests import objects
+from modelserve.deploy.manifests import objects, service
 from modelserve.deploy.manifests.volumes import FILES
 from modelserve.deploy.manifests.workload import MODEL_DIR, Workload
 from modelserve.deploy.record import Record
@@ -28,7 +28,10 @@ _MOST_BYTES = 1024 * 1024
 
 
 def manifests(record: Record, store: Store) -> list[dict[str, Any]]:
-    """record: a run, sealed for Kubernetes; one that has been started keeps the image that it was started with. Raises ConfigError, EntityNotFound, StoreError."""
+    """record: a run, sealed for Kubernetes; one that has been started keeps the image that it was started with.
+
+    Raises ConfigError, EntityNotFound, StoreError.
+    """
     files = _files(record.spec)
     words = [f"--{flag}={FILES}/{name}" for flag, (name, _) in files.items()]
     if words:  # of a flag that is repeated the last counts
@@ -36,6 +39,12 @@ def manifests(record: Record, store: Store) -> list[dict[str, Any]]:
     unnamed = record.status.get("image") or image(record.spec)
     workload = Workload.of(record, _secrets(record, store), dict(files.values()), unnamed)
     return objects.of(workload)
+
+
+def alias(record: Record) -> list[dict[str, Any]]:
+    """Its stable Service alone, in a list; none where it has no service_name. Reads nothing."""
+    workload = Workload.of(record, {}, {}, "")
+    return [workload.template.over(one) for one in service.alias(workload)]
 
 
 def image(spec: dict[str, Any]) -> str:
