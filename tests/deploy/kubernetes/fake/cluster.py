@@ -236,6 +236,17 @@ class Fake:
         self._settle()
         self._wake()
 
+    def once(self) -> None:
+        """With a clock that is held: every controller looks once, and has not seen what comes after it."""
+        with self.store.lock:
+            for one in self._controllers:
+                one.sync(self.clock.now())
+
+    @property
+    def streams(self) -> int:
+        """How many watches, logs that are followed and port-forwards there are now."""
+        return self._server.streams
+
     def wait(self, true: Callable[[], object], seconds: float = 10.0) -> None:
         """Until it is so, within our seconds. Raises TimeoutError, or what has ended the controllers."""
         end = time.monotonic() + seconds

@@ -101,7 +101,7 @@ class Objects:
             return found
         # What the cluster counts: the spec's changes, and the wish to be deleted.
         told = ("deletionTimestamp" in found["metadata"]) != ("deletionTimestamp" in before["metadata"])
-        if has_generation(kind) and (found.get("spec") != before.get("spec") or told):
+        if has_generation(kind) and (_counted(found) != _counted(before) or told):
             found["metadata"]["generation"] = before["metadata"]["generation"] + 1
         return self._store(kind, found, "MODIFIED", before)
 
@@ -133,6 +133,11 @@ class Objects:
         self.oldest = self.version
         self.history.clear()
         self.changed.notify_all()
+
+
+def _counted(found: Object) -> Object:
+    """The spec, but for the node: being bound is no change of a pod's generation."""
+    return {key: value for key, value in found.get("spec", {}).items() if key != "nodeName"}
 
 
 def has_generation(kind: Kind) -> bool:

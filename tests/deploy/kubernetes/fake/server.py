@@ -121,6 +121,11 @@ class Server:
             one.cut(reset=reset)
         return len(found)
 
+    @property
+    def streams(self) -> int:
+        with self._lock:
+            return sum(one.watching for one in self._connections)
+
     def vanish(self) -> None:
         listener = self._listener
         with self._lock:
