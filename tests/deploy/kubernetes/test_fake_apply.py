@@ -5,8 +5,6 @@ Written from structured-merge-diff and from what servers are known to answer.
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +12,8 @@ import pytest
 import yaml
 
 from tests.deploy.kubernetes import manifests
-from tests.deploy.kubernetes.fake import ADMIN, Fake, cluster
+from tests.deploy.kubernetes.asking import ask
+from tests.deploy.kubernetes.fake import Fake, cluster
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -25,22 +24,6 @@ _WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 def fake() -> Iterator[Fake]:
     with cluster(held=True) as found:
         yield found
-
-
-def ask(fake: Fake, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, Any]:
-    """body: text as it is, anything else as JSON."""
-    link = http.client.HTTPConnection("127.0.0.1", int(fake.url.rpartition(":")[2]), timeout=20)
-    text = body if isinstance(body, str) or body is None else json.dumps(body)
-    headers = {"Authorization": f"Bearer {ADMIN}", "User-Agent": "tests/1"} | (
-        {"Content-Type": content} if body else {}
-    )
-    try:
-        link.request(method, path, text, headers)
-        with link.getresponse() as response:
-            found = response.read().decode()
-    finally:
-        link.close()
-    return response.status, json.loads(found) if found.startswith("{") else found
 
 
 def _apply(fake: Fake, manifest: Any, manager: str = "us", **query: str) -> tuple[int, Any]:

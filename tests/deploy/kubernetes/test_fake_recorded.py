@@ -110,7 +110,8 @@ class Replay:
 
     def _own(self, match: re.Match[str]) -> str:
         pods = sorted(self._fake.objects("Pod", "tr"), key=lambda one: one["metadata"]["creationTimestamp"])
-        return next(one["metadata"]["name"] for one in pods if one["metadata"]["labels"].get("app") == match.group(1))
+        mine = [one for one in pods if one["metadata"]["labels"].get("app") == match.group(1)]
+        return str(mine[0]["metadata"]["name"])
 
 
 @pytest.fixture(scope="module")

@@ -126,13 +126,13 @@ class Deployments:
         spec = found["spec"]
         wanted = spec["replicas"]
         active = [one for one in [new, *old] if _wanted(one)]
-        if len(active) <= 1 and (not active or active[0] is new):
-            self._scale(found, new, wanted)
-        elif spec["strategy"]["type"] == "Recreate":
+        if spec["strategy"]["type"] == "Recreate":
             for one in old:
                 self._scale(found, one, 0)
             if not any(one["status"].get("replicas") or one["status"].get("terminatingReplicas") for one in old):
                 self._scale(found, new, wanted)
+        elif len(active) <= 1 and (not active or active[0] is new):
+            self._scale(found, new, wanted)
         elif not self._grow(found, new, old):
             self._shrink(found, new, old)
         return old
