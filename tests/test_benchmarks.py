@@ -47,6 +47,7 @@ def test_a_short_run_sees_the_same_mix_as_a_long_one() -> None:
         assert sum(part) / len(part) == pytest.approx(whole, rel=0.12)
 
 
+@pytest.mark.slow
 def test_the_script_writes_the_committed_texts() -> None:
     assert texts.make("16") == texts.read("16")
 

@@ -21,12 +21,13 @@ AUTO = {
     "fill_mask": "AutoModelForMaskedLM",
     "text_embedding": "AutoModel",
 }
+SOME = ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "bert")]
 TEXTS = ["The capital of France is Paris.", "Anna met Zoë", "I hate this book, don't you?"]
 KINDS = {"roberta": "BPE", "modernbert": "BPE", "xlm-roberta": "Unigram", "albert": "Unigram", "deberta-v2": "Unigram"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", SOME)
 def test_loads_and_tells_texts_apart(architecture: str, task: str) -> None:
     path = tiny(architecture, task)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)

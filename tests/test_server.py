@@ -57,6 +57,7 @@ def accepted(server: Server) -> int:
 
 
 class Test_start:
+    @pytest.mark.slow
     def test_the_port_is_open_within_a_second_and_tells_the_progress(self) -> None:
         started = time.monotonic()
         with serve("--model_dir", minilm(), "--task=text_embedding", ready=False) as server:

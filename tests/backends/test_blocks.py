@@ -8,10 +8,7 @@ import pytest
 import torch
 
 from modelserve.backends.decoder import Decoder, Piece
-from tests.backends.causal import VOCABULARY, causal, one_thread
-
-__all__ = ["one_thread"]
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.backends.causal import VOCABULARY, causal
 
 _RNG = random.Random(3)
 _IDS = [_RNG.randrange(3, VOCABULARY) for _ in range(60)]

@@ -17,10 +17,7 @@ from modelserve.backends.lean import Undo, fused, norms, packed
 from modelserve.backends.room import free_bytes
 from modelserve.backends.slots import LayerShape, Slots
 from modelserve.errors import LoadError
-from tests.backends.causal import VOCABULARY, causal, one_thread
-
-__all__ = ["one_thread"]
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.backends.causal import VOCABULARY, causal
 
 _RNG = random.Random(0)
 _IDS = [_RNG.randrange(3, VOCABULARY) for _ in range(300)]

@@ -156,6 +156,7 @@ def test_the_reason_of_a_refusal_does_not_repeat_the_input() -> None:
     assert "secret" not in caught.value.message
 
 
+@pytest.mark.slow
 def test_its_own_example_is_the_sample(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,6 +193,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pickle", "skops"])
 def test_it_asks_nobody_leaves_nothing_and_imports_no_torch(tmp_path: Path, form: str) -> None:
     with warnings.catch_warnings():

@@ -20,6 +20,7 @@ from tests.backends.ear import Ear, ear
 from tests.generative import ENCODER_DECODERS, POSITIONS, tiny_generative
 
 ARCHITECTURES = ["t5", "bart", "marian", "gpt2", "bloom", "mamba", "falcon"]
+QUICK = ("t5", "gpt2", "bloom", "mamba")
 GREEDY = Sampling(temperature=0)
 END = 2
 PROMPTS = [[300, 12, 44], list(range(100, 141)), [5, 6], [77], list(range(400, 430)), [9, 8, 7, 6, 5, 4, 3]]
@@ -28,15 +29,6 @@ PROMPTS = [[300, 12, 44], list(range(100, 141)), [5, 6], [77], list(range(400, 4
 def sequence(prompt: list[int], sampling: Sampling = GREEDY, max_tokens: int = 20, **values: Any) -> Sequence:
     wanted: dict[str, Any] = {"end_ids": frozenset({END}), "seed": 0, "sink": Ear()}
     return Sequence(prompt=prompt, sampling=sampling, max_tokens=max_tokens, **(wanted | values))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two teams of threads, the test's and the engine's, would wait for one another on every tiny matrix."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def load(architecture: str) -> Any:
@@ -62,7 +54,9 @@ def expected(model: Any, prompt: list[int], max_tokens: int, **values: Any) -> l
     return made[1:] if model.config.is_encoder_decoder else made[len(prompt) :]
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

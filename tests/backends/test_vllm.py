@@ -211,7 +211,7 @@ def test_a_sink_that_fails_ends_its_own_text_only(start: Start, caplog: pytest.L
     assert "a sink failed" in caplog.text
 
 
-@pytest.mark.parametrize("which", ["server", "core", "keeper"])
+@pytest.mark.parametrize("which", ["server", "core", pytest.param("keeper", marks=pytest.mark.slow)])
 def test_its_death_is_known_at_once(start: Start, which: str) -> None:
     engine, server = start(pace_s=0.05, tidy=which == "keeper")
     api, core, _ = processes(server)
@@ -248,6 +248,7 @@ def test_closed_it_ends_what_runs(start: Start) -> None:
     assert not engine.lost
 
 
+@pytest.mark.slow
 def test_nothing_outlives_this_process(tmp_path: Path) -> None:
     """Killed with SIGKILL, which it cannot see coming."""
     code = (

@@ -41,6 +41,7 @@ def test_commands_and_options(home: Path) -> None:
     assert completed("runs", "--state", "RUN") == ["running"]
 
 
+@pytest.mark.slow
 def test_runs_by_name_and_id(home: Path) -> None:
     bert, other = ready("bert", id="b1" * 16), ready("other", "demo", id="0c" * 16)
     assert completed("stop", "b") == ["bert", bert.id[:12]]

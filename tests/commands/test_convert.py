@@ -91,7 +91,7 @@ def test_a_python_that_is_none_or_cannot_export(typed: Typed, tmp_path: Path) ->
     [
         ("echo 'ValueError: no such architecture' >&2; exit 1", "cannot be exported to OpenVINO: no such architecture"),
         ("exit 0", "cannot be exported to OpenVINO: the exporter ended without a word"),
-        ('echo half > "$4/openvino_model.xml"', "cannot be run by OpenVINO"),
+        pytest.param('echo half > "$4/openvino_model.xml"', "cannot be run by OpenVINO", marks=pytest.mark.slow),
     ],
 )
 def test_an_export_that_fails_leaves_nothing(typed: Typed, tmp_path: Path, cache: Path, does: str, said: str) -> None:
@@ -180,6 +180,7 @@ def test_a_conversion_that_passes_is_kept_and_made_once(typed: Typed, tmp_path: 
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_one_that_writes_other_texts_is_refused(typed: Typed, tmp_path: Path, cache: Path) -> None:
     """The right graph, of other weights."""
     stranger = tiny_generative("llama", seed=7, hidden_size=32, intermediate_size=48, num_attention_heads=4)

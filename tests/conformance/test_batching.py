@@ -35,7 +35,7 @@ def passed() -> tuple[float, float]:
     return passes, computed
 
 
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", [BOTH[0], pytest.param(BOTH[1], marks=pytest.mark.slow)])
 @settings(max_examples=25, deadline=None)
 @given(text=texts, others=st.lists(texts, min_size=1, max_size=12), place=st.integers(0, 12))
 async def test_batching_changes_no_answer(

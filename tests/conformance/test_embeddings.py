@@ -44,6 +44,7 @@ def vectors(path: Path, texts: list[str] = TEXTS, **given: Any) -> list[list[flo
     return [sentence_transformer(path).encode(text, **given).tolist() for text in texts]
 
 
+@pytest.mark.slow
 async def test_minilm(serve: Serve, passes: list[list[int]]) -> None:
     path = minilm()
     served = await serve(path)

@@ -98,7 +98,10 @@ MODELS = [
 
 @pytest.mark.parametrize(
     "row",
-    [*(row if row.architecture in QUICK else pytest.param(row, marks=pytest.mark.slow) for row in FLAGS), *MODELS],
+    [
+        *(row if row.architecture in QUICK else pytest.param(row, marks=pytest.mark.slow) for row in FLAGS),
+        *(row if row.task in ("fill_mask", NER) else pytest.param(row, marks=pytest.mark.slow) for row in MODELS),
+    ],
     ids=str,
 )
 async def test_equals_transformers(serve: Serve, row: Row) -> None:

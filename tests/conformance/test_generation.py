@@ -24,6 +24,9 @@ PROMPTS = [
     "Zoë and René drank café crème in Besançon. ☕ 語",
     "She said: ",
 ]
+QUICK = ("llama", "gpt2", "mamba", "t5")
+"""One of each way to attend and to keep what was read."""
+
 LONG = "The quick brown fox jumps over the lazy dog. " * 6
 NEW = 24
 
@@ -66,7 +69,10 @@ async def stream(served: Served, path: str, body: dict[str, Any]) -> list[dict[s
     return [json.loads(event) for event in events]
 
 
-@pytest.mark.parametrize("architecture", DECODERS + ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    "architecture",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DECODERS + ENCODER_DECODERS],
+)
 async def test_every_architecture_writes_what_generate_does(serve: Serve, architecture: str) -> None:
     path = tiny_generative(architecture)
     served = await serve(path)

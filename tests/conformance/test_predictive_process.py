@@ -161,6 +161,7 @@ def test_a_crash_in_predict_answers_those_it_touched(server: Server, kind: float
     assert server.get("/v2/health/live").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_drain_answers_what_was_accepted(tmp_path: Path) -> None:
     held = tmp_path / "held"
     with serve(
@@ -203,6 +204,7 @@ def test_a_refused_file_ends_the_start() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_model_control_loads_it_again() -> None:
     with serve("--model_dir", estimator("classifier", ".skops"), "--model_name=m", "--enable_model_control") as server:
         assert server.post("/v2/repository/models/m/unload").status_code == 200
@@ -212,6 +214,7 @@ def test_model_control_loads_it_again() -> None:
         assert "libtorch" not in libraries(server)
 
 
+@pytest.mark.slow
 def test_mlflows_log_lines_are_ours() -> None:
     with serve(
         "--model_dir", mlflow_model("mlflow_own"), "--model_name=m", "--allow_pickle", "--log_format=json"

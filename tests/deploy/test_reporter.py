@@ -95,6 +95,7 @@ def test_secrets_are_read_and_a_missing_one_is_said(store: Store) -> None:
         assert said.get(timeout=30) == Refused("the project 'p' has no secret 'OTHER'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_a_store_out_of_reach_is_tried_again(
     store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -116,6 +117,7 @@ def test_a_store_out_of_reach_is_tried_again(
     assert said_of_it[1] == "the store can be used again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
 def test_a_postgresql_that_goes_away_is_tried_again(
     store: Store, postgres: Postgres, caplog: pytest.LogCaptureFixture

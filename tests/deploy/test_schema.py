@@ -167,6 +167,7 @@ store.close()
 """
 
 
+@pytest.mark.slow
 def test_eight_processes_open_a_new_store(database: Database, store_url: str) -> None:
     run_at_once(OPEN, [(store_url,)] * 8)
     assert version(database) == [(NEWEST,)]

@@ -420,6 +420,7 @@ print(made)
 """
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_same(store: Store, store_url: str) -> None:
     made = run_at_once(CREATE, [(store_url, str(number)) for number in range(3)])
     assert sum(map(int, made)) == 50

@@ -15,6 +15,8 @@ from tests.fuzz.memory import MIB, forget_peak, peak, resident
 from tests.models import tiny
 from tests.process import Server, serve
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 30_522
 MASKED = "the capital of [MASK] is"
 PROBABILITIES = {"return_probabilities": True}
@@ -111,7 +113,6 @@ def test_the_default_lets_through_what_people_ask(fill_mask: Server) -> None:
         assert answer.status_code == 200, answer.text[:300]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", [v1, v2])
 def test_of_every_token(tokens: Server, form: Any) -> None:
     """102 tokens of a text with 50 classes each take about 0.7 MB."""
@@ -124,7 +125,6 @@ def test_of_every_token(tokens: Server, form: Any) -> None:
         assert tokens.post(*form([text] * 200, parameters)).status_code == 200
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", [v1, v2])
 @pytest.mark.parametrize("parameters", [PROBABILITIES, LOGITS], ids=["probabilities", "logits"])
 def test_the_estimate_is_near_the_truth(fill_mask: Server, form: Any, parameters: dict[str, Any]) -> None:
@@ -135,7 +135,6 @@ def test_the_estimate_is_near_the_truth(fill_mask: Server, form: Any, parameters
     assert peak(pid) - before < 1.3 * texts * VOCABULARY * OBJECT_BYTES
 
 
-@pytest.mark.slow
 def test_the_estimate_for_tokens_is_near_the_truth() -> None:
     text, texts, labels = "the capital of France is " * 20, 200, 50
     with serve("--model_dir", tiny("bert", "token_classification", num_labels=labels), "--model_name=m") as server:
@@ -147,7 +146,6 @@ def test_the_estimate_for_tokens_is_near_the_truth() -> None:
             assert peak(pid) - before < 1.3 * texts * 102 * (OBJECT_BYTES + labels * FIELD_BYTES)
 
 
-@pytest.mark.slow
 def test_the_estimate_for_tensors_is_near_the_truth(fill_mask: Server) -> None:
     pid = fill_mask.process.pid
     forget_peak(pid)

@@ -19,6 +19,8 @@ from tests.generative import tiny_generative
 from tests.models import tiny
 from tests.process import Server, serve
 
+pytestmark = pytest.mark.slow
+
 CASES = 500
 ASK = ("POST /v1/models/{model}:predict", "POST /v2/models/{model}/infer")
 RERANK = tuple(f"POST {prefix}/rerank" for prefix in ("/v1", "/v2", "/openai/v1", "/openai/v2"))
@@ -85,7 +87,6 @@ TextEmbedding.preprocess = failing
 """
 
 
-@pytest.mark.slow
 def test_a_fault_behind_one_parameter_is_found(pool: Executor) -> None:
     with (
         serve("--model_dir", tiny("bert"), "--model_name=m", code=FAULT) as server,
@@ -94,7 +95,6 @@ def test_a_fault_behind_one_parameter_is_found(pool: Executor) -> None:
         check(pool, server, "text_embedding", ASK[:1], cases=50)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_text_embedding_and_what_all_tasks_share(pool: Executor, server: Server) -> None:
     reports = check(pool, server, "text_embedding", others(server), CASES)
@@ -102,7 +102,6 @@ def test_text_embedding_and_what_all_tasks_share(pool: Executor, server: Server)
         assert reports[route].statuses[200] >= CASES / 20, f"{route}: next to nothing of it was answered"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "fill_mask"])
 def test_the_parameters_of_the_other_tasks(pool: Executor, task: str) -> None:
@@ -113,7 +112,6 @@ def test_the_parameters_of_the_other_tasks(pool: Executor, task: str) -> None:
         assert report.statuses[200] >= CASES / 40, f"{route}: next to nothing of it was answered"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rerank(pool: Executor) -> None:
     with serve("--model_dir", tiny("bert", "sequence_classification", num_labels=1), "--model_name=m") as server:
@@ -122,14 +120,12 @@ def test_rerank(pool: Executor) -> None:
         assert report.statuses[200] >= CASES / 20, f"{route}: next to nothing of it was answered"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_model_control(pool: Executor) -> None:
     with serve("--model_dir", tiny("bert"), "--model_name=m", "--enable_model_control") as server:
         check(pool, server, "text_embedding", CONTROL, CASES)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_text_generation(pool: Executor) -> None:
     """Fewer, and short texts: one takes longer than a vector."""

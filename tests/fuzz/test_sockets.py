@@ -149,6 +149,7 @@ def test_an_offered_upgrade_is_ignored(server: Server, headers: tuple[str, ...],
             assert [answer(connection)[0] for _ in range(2)] == [200, 200]
 
 
+@pytest.mark.slow
 def test_a_head_that_never_ends_is_cut_off_in_time(strict: Server) -> None:
     with connected(strict) as connection:
         started = time.monotonic()
@@ -162,6 +163,7 @@ def test_a_head_that_never_ends_is_cut_off_in_time(strict: Server) -> None:
         assert closed(connection), "one on which nothing is sent"
 
 
+@pytest.mark.slow
 def test_a_body_that_never_comes_is_answered_in_time(strict: Server) -> None:
     with connected(strict) as connection:
         connection.sendall(request(b'{"instances', size=1000))
@@ -171,6 +173,7 @@ def test_a_body_that_never_comes_is_answered_in_time(strict: Server) -> None:
         assert closed(connection)
 
 
+@pytest.mark.slow
 def test_a_caller_who_takes_no_answers_is_dropped(strict: Server) -> None:
     texts = request(json.dumps({"instances": ["a"] * 4096}).encode())
     before = resident(strict.process.pid)
@@ -245,6 +248,7 @@ def test_requests_one_behind_the_other_are_answered_in_order(server: Server) -> 
     assert [status for status, _, _ in answers] == [200, 400, 400] * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "in chunks"])
 def test_a_body_over_the_limit_is_refused_and_the_connection_stays(strict: Server, chunked: bool) -> None:
     body = b'{"instances": ["' + b"a" * PAYLOAD_LIMIT + b'"]}'
@@ -344,6 +348,7 @@ huggingface.HuggingFaceBackend.forward = slow
 """
 
 
+@pytest.mark.slow
 def test_a_hundred_callers_who_leave_at_once_leave_nothing_behind() -> None:
     args = ("--model_dir", tiny("bert"), "--model_name=m", "--max_batch_tokens=1")
     with serve(*args, code=SLOW_PASSES) as server:

@@ -104,7 +104,7 @@ def got(relay: Web, name: str = "model.safetensors") -> list[int]:
     )
 
 
-@pytest.mark.parametrize("end", ["bert", "bert/"])
+@pytest.mark.parametrize("end", ["bert", pytest.param("bert/", marks=pytest.mark.slow)])
 def test_a_folder(models: str, store: S3, relay: Web, home: Path, end: str) -> None:
     store.put(f"{models}/bert/", b"")  # what consoles make for a folder
     store.put(f"{models}/bert-other/config.json", b"{}")
@@ -122,6 +122,7 @@ def test_a_folder(models: str, store: S3, relay: Web, home: Path, end: str) -> N
     assert len(relay.requests) <= 3
 
 
+@pytest.mark.slow
 def test_a_file_and_an_archive(models: str, store: S3) -> None:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
@@ -138,10 +139,12 @@ def test_a_file_and_an_archive(models: str, store: S3) -> None:
     assert refused(f"s3://{models}/a/#sha256={digest}") == f"s3://{models}/a/ is a folder, and #sha256= is of a file"
 
 
+@pytest.mark.slow
 def test_a_whole_bucket(models: str, store: S3) -> None:
     assert set(held(fetch(f"s3://{models}"))) == {f"bert/{name}" for name in FILES}
 
 
+@pytest.mark.slow
 def test_resolve_takes_it_as_model_dir(models: str, store: S3) -> None:
     for file in tiny("bert", "fill_mask").iterdir():
         store.put(f"{models}/tiny/{file.name}", file.read_bytes())
@@ -152,6 +155,7 @@ def test_resolve_takes_it_as_model_dir(models: str, store: S3) -> None:
     assert caught.value.message == f"there is no config.json in --model_dir s3://{models}/, which holds bert/, tiny/"
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_fetched(models: str, store: S3, relay: Web) -> None:
     old = fetch(f"s3://{models}/bert/")
     store.put(f"{models}/bert/config.json", b"[]")
@@ -171,6 +175,7 @@ def test_a_connection_that_breaks(models: str, relay: Web, caplog: pytest.LogCap
     assert len(got(relay)) <= 14
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_where_it_was(models: str, relay: Web, home: Path) -> None:
     url = f"s3://{models}/bert/"
     process = start(url)
@@ -185,6 +190,7 @@ def test_a_process_that_is_killed_goes_on_where_it_was(models: str, relay: Web, 
     assert got(relay) == list(range(here, len(BIG), BLOCK))
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download(models: str, relay: Web) -> None:
     processes = [start(f"s3://{models}/bert/") for _ in range(2)]
     answers = [finish(process) for process in processes]
@@ -192,6 +198,7 @@ def test_two_processes_share_one_download(models: str, relay: Web) -> None:
     assert got(relay) == list(range(0, len(BIG), BLOCK))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["etag", "sha256"])
 def test_wrong_bytes_are_found(models: str, store: S3, relay: Web, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     digest = hashlib.sha256(BIG).digest()
@@ -209,6 +216,7 @@ def test_wrong_bytes_are_found(models: str, store: S3, relay: Web, kind: str, ca
     assert right in caplog.text
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_while_it_is_read(models: str, store: S3, relay: Web) -> None:
     relay.fail(f"/{models}/bert/model.safetensors", hold_after=1000)
     process = start(f"s3://{models}/bert/")
@@ -221,6 +229,7 @@ def test_a_file_that_changes_while_it_is_read(models: str, store: S3, relay: Web
 # A store that does not answer, or not well
 
 
+@pytest.mark.slow
 def test_what_is_not_there(models: str) -> None:
     for url in (
         f"s3://{models}/nope",
@@ -232,6 +241,7 @@ def test_what_is_not_there(models: str) -> None:
         assert refused(url) == f"there is nothing at {url}"
 
 
+@pytest.mark.slow
 def test_a_server_error_that_passes(models: str, relay: Web, caplog: pytest.LogCaptureFixture) -> None:
     relay.fail(f"/{models}", status=503, times=2)
     relay.fail(f"/{models}/bert/config.json", status=500, times=2)
@@ -245,6 +255,7 @@ def test_a_server_error_that_does_not(models: str, relay: Web) -> None:
     assert len(relay.requests) == 4, "tried with our pauses, and not with s3fs's and botocore's too"
 
 
+@pytest.mark.slow
 def test_the_cache_serves_when_the_store_does_not(models: str, relay: Web, caplog: pytest.LogCaptureFixture) -> None:
     path = fetch(f"s3://{models}/bert/")
     relay.fail(f"/{models}", status=403, times=100)
@@ -293,6 +304,7 @@ def test_a_profile_that_is_not_there(models: str, monkeypatch: pytest.MonkeyPatc
     assert message == f"s3://{models}/bert/ cannot be read: The config profile (nobody) could not be found"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
 def test_the_region(models: str, relay: Web, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
@@ -306,6 +318,7 @@ def test_too_many_files(models: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(f"s3://{models}/") == f"s3://{models}/ holds 3 files, so it is no model"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small(models: str, relay: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(bucket, "check_space", lambda shown, needed, directory: asked.append(needed))
@@ -316,6 +329,7 @@ def test_a_disk_that_is_too_small(models: str, relay: Web, monkeypatch: pytest.M
 # Offline, and without the extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_asks_nothing(models: str, relay: Web, variable: str) -> None:
     url = f"s3://{models}/bert/"

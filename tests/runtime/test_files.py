@@ -118,6 +118,7 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, bert: Path) -> None:
     assert held(answer) == needed | {"modeling_mine.py"}
 
 
+@pytest.mark.slow
 def test_code_of_another_repository_comes_when_it_is_trusted(hub: Hub, bert: Path, tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     for name in ("modeling_mine.py", "layers.py"):
@@ -159,6 +160,7 @@ def test_second_start_downloads_nothing(hub: Hub) -> None:
     assert not [path for path in model_requests(hub) if path.endswith(("safetensors", "tokenizer.json"))]
 
 
+@pytest.mark.slow
 def test_a_pinned_commit_needs_no_hub_once_it_is_here(hub: Hub, bert: Path) -> None:
     first = start(hub.environment(), model_id=BERT, model_revision=commit(bert))
     hub.requests.clear()
@@ -167,6 +169,7 @@ def test_a_pinned_commit_needs_no_hub_once_it_is_here(hub: Hub, bert: Path) -> N
     assert model_requests(hub) == []
 
 
+@pytest.mark.slow
 def test_revisions(tmp_path: Path) -> None:
     new, old = tiny("bert", "fill_mask"), tiny("bert", "fill_mask", cased=True)
     with Hub({BERT: {"main": new, "v1": old}}) as hub:
@@ -181,6 +184,7 @@ def test_revisions(tmp_path: Path) -> None:
         assert {"tokenizer.json", "config.json"} <= held(answer, "tokenizer")
 
 
+@pytest.mark.slow
 def test_a_new_commit_of_the_branch_is_followed(hub: Hub, bert: Path) -> None:
     before = start(hub.environment(), model_id=BERT)["revision"]
     (bert / "tokenizer_config.json").write_text("{}")
@@ -189,6 +193,7 @@ def test_a_new_commit_of_the_branch_is_followed(hub: Hub, bert: Path) -> None:
     assert (Path(answer["model"]) / "tokenizer_config.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_a_cut_download_is_resumed(hub: Hub, bert: Path) -> None:
     weights = np.random.default_rng(0).standard_normal(6_000_000).astype(np.float32)
     save_file({"embeddings.word_embeddings.weight": weights}, bert / "model.safetensors")
@@ -201,7 +206,10 @@ def test_a_cut_download_is_resumed(hub: Hub, bert: Path) -> None:
     assert max(answer["progress"]) == 1.0
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tokenizer.json", "config.json"))],
+)
 def test_a_damaged_file_is_downloaded_again(hub: Hub, bert: Path, name: str) -> None:
     hub.fail(name, damaged=True)
     answer = start(hub.environment(), model_id=BERT)
@@ -209,6 +217,7 @@ def test_a_damaged_file_is_downloaded_again(hub: Hub, bert: Path, name: str) -> 
     assert (Path(answer["model"]) / name).read_bytes() == (bert / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_file_that_stays_damaged_is_refused_and_not_kept(hub: Hub, bert: Path) -> None:
     hub.fail("model.safetensors", damaged=True, times=2)
     answer = start(hub.environment(), model_id=BERT)
@@ -216,6 +225,7 @@ def test_a_file_that_stays_damaged_is_refused_and_not_kept(hub: Hub, bert: Path)
     assert start(hub.environment(), model_id=BERT)["revision"] == commit(bert)
 
 
+@pytest.mark.slow
 def test_a_cache_that_somebody_else_filled_is_verified_before_first_use(hub: Hub, bert: Path) -> None:
     download = "from huggingface_hub import snapshot_download as s; import sys; print(s(sys.argv[1]))"
     hub.fail("model.safetensors", damaged=True)
@@ -226,6 +236,7 @@ def test_a_cache_that_somebody_else_filled_is_verified_before_first_use(hub: Hub
     assert (Path(answer["model"]) / "model.safetensors").read_bytes() == (bert / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_cache_stays_one_that_huggingface_hub_understands(hub: Hub) -> None:
     environment = hub.environment()
     answer = start(environment, model_id=BERT)
@@ -236,6 +247,7 @@ def test_the_cache_stays_one_that_huggingface_hub_understands(hub: Hub) -> None:
     assert [revision.commit_hash for revision in repository.revisions] == [answer["revision"]]
 
 
+@pytest.mark.slow
 def test_a_cache_without_room_for_notes_is_verified_at_every_start(hub: Hub) -> None:
     answer = start(hub.environment(), model_id=BERT)
     notes = Path(answer["model"]).parent.parent / "verified"
@@ -269,6 +281,7 @@ def test_gated_models_ask_for_a_token(hub: Hub, token: str | None, message: str)
     assert answer["error"] == message.format(url=hub.url)
 
 
+@pytest.mark.slow
 def test_a_token_opens_gated_and_private_models(hub: Hub, bert: Path) -> None:
     hub.models[BERT].gated = True
     hub.models["me/private"] = Repository({"main": bert}, private=True)
@@ -310,7 +323,7 @@ def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path, config: dict[str, 
     assert start(hub.environment(), **config)["error"] == message.format(url=hub.url)
 
 
-@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", pytest.param("TRANSFORMERS_OFFLINE", marks=pytest.mark.slow)])
 def test_offline_asks_nothing(hub: Hub, variable: str) -> None:
     offline = hub.environment() | {"HF_HUB_OFFLINE": "", variable: "1"}
     answer = start(offline, model_id=BERT)
@@ -325,6 +338,7 @@ def test_offline_asks_nothing(hub: Hub, variable: str) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_offline_with_half_a_model(hub: Hub) -> None:
     hub.fail("model.safetensors", status=404)
     start(hub.environment(), model_id=BERT)
@@ -332,6 +346,7 @@ def test_offline_with_half_a_model(hub: Hub) -> None:
     assert answer["error"].startswith(f"the cache cannot serve {BERT}: the model has no weights (model.safetensors)")
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down(hub: Hub) -> None:
     first = start(hub.environment(), model_id=BERT)
     hub.stop()
@@ -343,6 +358,7 @@ def test_a_hub_that_is_down(hub: Hub) -> None:
     assert other["error"].startswith(f"the hub ({hub.url}) cannot be reached for google-bert/other: ")
 
 
+@pytest.mark.slow
 def test_errors_of_the_hub_that_pass(hub: Hub) -> None:
     hub.fail("api", status=503, times=3)
     hub.fail("model.safetensors", status=500, times=3)
@@ -354,6 +370,7 @@ def test_errors_of_the_hub_that_pass(hub: Hub) -> None:
     assert other["error"] == f"the hub ({hub.url}) answers 503 for google-bert/other"
 
 
+@pytest.mark.slow
 def test_a_slow_hub_is_not_waited_for_when_the_cache_has_the_model(hub: Hub) -> None:
     environment = hub.environment() | {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
     first = start(environment, model_id=BERT)
@@ -363,6 +380,7 @@ def test_a_slow_hub_is_not_waited_for_when_the_cache_has_the_model(hub: Hub) -> 
     assert f"the hub ({hub.url}) does not answer in time for {BERT}; serving commit" in answer["log"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_told_before_the_download(hub: Hub) -> None:
     hub.models[BERT].pretend_bytes["model.safetensors"] = 10**18
     answer = start(hub.environment(), model_id=BERT)
@@ -384,6 +402,7 @@ def test_errors_of_the_disk(number: int, part: str) -> None:
     assert part in _reason(OSError(number, os.strerror(number)), "me/it", "v1", "model.safetensors")
 
 
+@pytest.mark.slow
 def test_several_processes_share_one_download(hub: Hub, bert: Path) -> None:
     weights = np.zeros((6_000_000,), np.float32)
     save_file({"embeddings.word_embeddings.weight": weights}, bert / "model.safetensors")
@@ -392,6 +411,7 @@ def test_several_processes_share_one_download(hub: Hub, bert: Path) -> None:
     assert len(hub.asked("model.safetensors")) == 1
 
 
+@pytest.mark.slow
 def test_pickles_only_when_asked_for(hub: Hub, bert: Path) -> None:
     (bert / "pytorch_model.bin").write_bytes((bert / "model.safetensors").read_bytes())
     assert start(hub.environment(), model_id=BERT, allow_pickle=True)["weights"] == ["model.safetensors"]
@@ -417,6 +437,7 @@ def shard(directory: Path) -> list[str]:
     return files
 
 
+@pytest.mark.slow
 def test_shards(hub: Hub, bert: Path) -> None:
     tensors = len(load_file(bert / "model.safetensors"))
     files = shard(bert)
@@ -429,6 +450,7 @@ def test_shards(hub: Hub, bert: Path) -> None:
     assert answer["error"] == f"model.safetensors.index.json names {files[1]}, which is not there"
 
 
+@pytest.mark.slow
 def test_the_modules_of_sentence_transformers_come_along(tmp_path: Path) -> None:
     source = Path(shutil.copytree(minilm(), tmp_path / "source"))
     save_file({"linear.weight": np.zeros((8, 384), np.float32)}, tmp_path / "dense.safetensors")

@@ -19,10 +19,7 @@ from modelserve.backends.decoder import Decoder, Piece
 from modelserve.errors import InferenceFailed, InvalidRequest, ModelServeError, NotReady
 from modelserve.generation import Finish, Sampling, Sequence, Token
 from modelserve.runtime.iteration import IterationEngine
-from tests.backends.causal import VOCABULARY, causal, greedy, one_thread
-
-__all__ = ["one_thread"]
-pytestmark = pytest.mark.usefixtures("one_thread")
+from tests.backends.causal import VOCABULARY, causal, greedy
 
 _BOUND_S = 60.0
 
@@ -103,9 +100,12 @@ def _poll(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+SLOW = ("llama-tied", "qwen2", "qwen3", "mistral", "phi", "phi3", "gemma", "gemma2")
+
+
 @pytest.mark.parametrize(
     "name",
-    ["llama", "llama-tied", "qwen2", "qwen3", "mistral", "gpt2", "phi", "phi3", "gemma", "gemma2", "gemma3", "gpt_oss"],
+    ["llama", "gpt2", "gemma3", "gpt_oss", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
 )
 def test_greedy_texts_are_those_of_generate(name: str) -> None:
     prompts = _prompts(10)

@@ -341,6 +341,7 @@ def test_a_process_that_is_killed_while_it_unpacks_leaves_no_half_model(server: 
 # Several at once
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_download(server: Web) -> None:
     server.put("/bert.zip", packed())
     server.fail("/bert.zip", hold_after=HALF)
@@ -366,6 +367,7 @@ def _last(lines: Iterator[str], until: float) -> float:
     raise AssertionError("it ended")
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_is_not_waited_for_for_ever(
     server: Web, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -632,7 +634,7 @@ def test_credentials_are_used_and_not_shown(server: Web, home: Path, caplog: pyt
 # Offline
 
 
-@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", pytest.param("TRANSFORMERS_OFFLINE", marks=pytest.mark.slow)])
 def test_offline_asks_nothing(server: Web, home: Path, variable: str) -> None:
     server.put("/bert.zip", packed())
     url = server.url + "/bert.zip"

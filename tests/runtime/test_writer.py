@@ -56,7 +56,7 @@ def test_which_are_local(kind: str) -> None:
     assert vocabulary(kind).local == (kind in LOCAL)
 
 
-@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("skip", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_ids(kind: str, skip: bool) -> None:
     loaded, words = KINDS[kind](), vocabulary(kind)
@@ -261,6 +261,7 @@ def test_a_window_says_the_same() -> None:
     assert "".join([*map(window.add, ids), window.end()]) == unigram().decode(ids)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 390), max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_a_tokenizer_in_python(ids: list[int]) -> None:

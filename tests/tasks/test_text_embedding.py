@@ -134,7 +134,9 @@ PROMPTS = {"query": "query: ", "passage": "a passage of text: "}
 
 
 @pytest.mark.parametrize("include_prompt", [True, False])
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta-v2"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "deberta-v2"))]
+)
 def test_prompts(tmp_path: Path, architecture: str, include_prompt: bool) -> None:
     pooling = Pooling(HIDDEN, "mean", include_prompt=include_prompt)
     path = save(tmp_path / "st", pooling, architecture=architecture, prompts=PROMPTS, default_prompt_name="query")

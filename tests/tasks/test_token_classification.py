@@ -18,6 +18,9 @@ from tests.tasks.reference import TEXTS, ask, build, logits, model, pretrained_t
 
 AUTO = "AutoModelForTokenClassification"
 NAME = "token_classification"
+QUICK = ("bert", "roberta", "deberta-v2")
+"""One of each kind of tokenizer."""
+
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 NER_TEXTS = [
@@ -120,7 +123,9 @@ def test_offsets(architecture: str) -> None:
 # The pipeline warns that tokenizers without word marks make it guess; ours guesses the same.
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
 def test_entities_equal_the_pipeline(architecture: str, strategy: str) -> None:
     for given in ({}, {"seed": 1, "cased": True}):
         path = tiny(architecture, NAME, **given)

@@ -190,7 +190,10 @@ def test_malformed_calls_are_content(name: str, text: str) -> None:
         assert read(name, text) == (text, [])
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("hermes", "pythonic") else pytest.param(name, marks=pytest.mark.slow) for name in FORMATS],
+)
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_text(name: str, data: st.DataObject) -> None:
