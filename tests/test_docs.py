@@ -3,15 +3,18 @@
 import itertools
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
 from tests.blocks import LANGUAGES, ROOT, Reader, blocks, difference
+from tests.deploy.kubernetes.fake import cluster
 from tests.generative import tiny_generative
 from tests.hub import Hub
 from tests.models import minilm, tiny
+from tests.process import serve
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", *DOCS]
@@ -70,11 +73,23 @@ def test_blocks_have_a_language(page: Path) -> None:
         assert block.language in LANGUAGES, str(block)
 
 
+@contextmanager
+def cluster_environment(file: Path) -> Iterator[dict[str, str]]:
+    """The environment of a machine with a cluster, whose pods that are ready are all one real server."""
+    with cluster() as fake, serve("--model_dir", str(tiny("bert", "fill_mask"))) as server:
+        fake.backends = {8080: ("127.0.0.1", server.http_port)}
+        yield {"KUBECONFIG": str(fake.kubeconfig(file))}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_blocks_run(page: Path, hub_environment: dict[str, str]) -> None:
-    with Reader(hub_environment) as reader:
+def test_blocks_run(page: Path, hub_environment: dict[str, str], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        environment = hub_environment
+        if "--target kubernetes" in page.read_text(encoding="utf-8"):
+            environment = environment | stack.enter_context(cluster_environment(tmp_path / "kubeconfig"))
+        reader = stack.enter_context(Reader(environment))
         for block in blocks(page):
             reader.read(block)
 

@@ -53,7 +53,8 @@ MANIFEST_OPTIONS = (
     Option("kserve-runtime", "", "Print the ClusterServingRuntime for KServe alone, which names no model."),
 )
 UPDATE_OPTIONS = (
-    *(option for option in OPTIONS if option.name in ("no-wait", "timeout", "project", "json", "env", "secret")),
+    *(option for option in OPTIONS if option.name in ("no-wait", "timeout", "json", "env", "secret")),
+    Option("project", "TEXT", "Only this project's."),
     Option("dry-run", "", "Ask the cluster: print the objects as it would have them, and change nothing."),
     Option("force", "", "Take over what others have set meanwhile."),
 )
@@ -145,7 +146,7 @@ def parse(argv: Sequence[str], options: Sequence[Option] = OPTIONS) -> Line:
             given.setdefault(name, []).append(value)
         elif name in _OWN:
             if all(name != _name_of(option) for option in options):
-                others = [f"`modelserve {one}`" for one, theirs in COMMANDS.items() if _OWN[name] in theirs]
+                others = [f"`modelserve {one}`" for one, theirs in COMMANDS.items() if name in map(_name_of, theirs)]
                 raise ConfigError(f"{flag} is for {' and '.join(others)}; leave it out")
             own[name] = _own_value(flag, name, value)
         else:

@@ -70,8 +70,9 @@ def runs(project: str | None, state: str | None, target: str | None, as_json: bo
     none = "no runs; `modelserve run hf://ORG/NAME --detach` starts one"
     table([*_HEAD, *further], rows, none if target is None else f"no runs on the target {target}")
     for one in found:
-        if one["state"] == "ERROR" and one["message"]:
-            click.echo(f"{one['id'][:SHORT]} {one['name']}: {one['message'].splitlines()[0]}", err=True)
+        if one["state"] in ("ERROR", "RUNNING") and one["message"]:
+            said = one["message"].splitlines()[0].removesuffix("; its last lines:")
+            click.echo(f"{one['id'][:SHORT]} {one['name']}: {said}", err=True)
     return 0
 
 

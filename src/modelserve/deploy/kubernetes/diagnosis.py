@@ -80,7 +80,7 @@ def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
     answering = counts["availableReplicas"]
     far = f"{min(answering, wanted)} of {wanted} pods answer"
     if counts["replicas"] > counts["updatedReplicas"]:
-        far += f", {counts['replicas'] - counts['updatedReplicas']} of them as before the change"
+        far += f", {counts['replicas'] - counts['updatedReplicas']} are as before the change"
     found, pod = _worst(pods, seen)
     if was_running and answering and counts["updatedReplicas"] == wanted:
         return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)

@@ -99,7 +99,7 @@ class Forward:
             while not self._is_over(self._listener):
                 try:
                     caller, _ = self._listener.accept()
-                except ConnectionError:
+                except (ConnectionError, BlockingIOError):
                     continue  # whoever it was has gone
                 except OSError as error:
                     self.last_error = TargetError(f"a connection to {self.url} could not be taken: {error}")

@@ -35,7 +35,7 @@ from modelserve.deploy.record import Record, now
 from modelserve.deploy.reference import parse_function_string
 from modelserve.deploy.store import Store
 from modelserve.deploy.target import LogsAsked, Progress, Reach, Usage
-from modelserve.errors import ConfigError, EntityExists, TargetError, TargetRefused
+from modelserve.errors import ConfigError, EntityExists, TargetError, TargetRefused, TargetUnreachable
 
 _LINES, _LINE, _CHARACTERS = 10, 200, 600
 """Of a pod's log, in an error: lines, characters of each, and of all."""
@@ -54,6 +54,7 @@ class KubernetesTarget:
         self._store = store
         self._clusters: dict[Place, Cluster] = {}
         self._progress: dict[str, Progress] = {}
+        self._silent: set[Place] = set()
 
     def start(self, record: Record) -> None:
         """Apply its objects. Nothing is left of a run that was refused."""
@@ -116,7 +117,12 @@ class KubernetesTarget:
         if "cluster" not in record.status or record.state not in (*noted.LOOKED_AT, "STOP"):
             return record
         cluster, (kind, name) = self._cluster(record), _serving(record)
-        seen = snapshot.take(cluster, record.id, kind, name)
+        try:
+            seen = snapshot.take(cluster, record.id, kind, name)
+        except TargetUnreachable:
+            self._silent.add(cluster.place)
+            raise
+        self._silent.discard(cluster.place)
         if record.state == "STOP":
             ended = Change("STOPPED", "", NOTHING_SERVES)
             return record if seen.pods else self._change(record, ended)
@@ -141,9 +147,14 @@ class KubernetesTarget:
         return self._progress.get(record.id, Progress())
 
     def usage(self, record: Record) -> Usage:
-        if "cluster" not in record.status:
+        """Nothing of a cluster that does not answer; who lists runs has been told so already."""
+        if "cluster" not in record.status or (cluster := self._cluster(record)).place in self._silent:
             return Usage()
-        return usage.of(self._cluster(record), applied.selector(record.id))
+        try:
+            return usage.of(cluster, applied.selector(record.id))
+        except TargetUnreachable:
+            self._silent.add(cluster.place)
+            return Usage()
 
     def changes(self, record: Record) -> AbstractContextManager[Doorbell]:
         return Doorbell(self._cluster(record), (_serving(record)[0], "Pod"), applied.selector(record.id))
