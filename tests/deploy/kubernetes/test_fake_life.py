@@ -14,6 +14,7 @@ import pytest
 from tests.deploy.kubernetes import manifests
 from tests.deploy.kubernetes.asking import ask
 from tests.deploy.kubernetes.fake import Fake, cluster, fates
+from tests.deploy.manifests.made import made
 
 _WEB = "/apis/apps/v1/namespaces/default/deployments/web"
 _MERGE = "application/merge-patch+json"
@@ -329,3 +330,34 @@ def test_groups_that_are_not_installed_are_not_there(fake: Fake) -> None:
     assert ask(fake, "PATCH", f"{serving}/m?fieldManager=t", manifest, "application/apply-patch+yaml")[0] == 201
     manifest["spec"] = {"predictor": {"modell": model}}
     assert ask(fake, "PATCH", f"{serving}/m?fieldManager=t", manifest, "application/apply-patch+yaml")[0] == 500
+
+
+def test_an_inference_service_becomes_a_deployment_and_is_ready_when_it_is(fake: Fake) -> None:
+    fake.install("serving.kserve.io")
+    fake.fate = fates.unready()
+    serving, runtime = made(flavor="kserve", replicas=2)[-1], made(flavor="kserve", replicas=2)[0]
+    fake.add(serving)
+    fake.advance(1)
+    assert _serving(fake)["PredictorReady"]["reason"] == "RuntimeNotRecognized"
+    fake.add(runtime)
+    fake.advance(5)
+    assert _serving(fake)["Ready"]["reason"] == "MinimumReplicasUnavailable"
+    fake.fate = fates.READY
+    fake.advance(5)
+    assert _serving(fake)["Ready"]["status"] == "True"
+    name = serving["metadata"]["name"]
+    assert _status(fake, "InferenceService")["address"]["url"] == f"http://{name}-predictor.default.svc.cluster.local"
+    pods = fake.objects("Pod")
+    assert len(pods) == 2
+    assert pods[0]["spec"]["containers"][0]["args"] == serving["spec"]["predictor"]["model"]["args"]
+    assert serving["metadata"]["labels"].items() <= pods[0]["metadata"]["labels"].items()
+    versions = {one["metadata"]["resourceVersion"] for one in fake.everything("default")}
+    fake.advance(100)
+    assert versions == {one["metadata"]["resourceVersion"] for one in fake.everything("default")}, "at rest"
+    ask(fake, "DELETE", f"/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices/{name}")
+    fake.advance(5)
+    assert [one["kind"] for one in fake.everything("default")] == ["ServingRuntime"]
+
+
+def _serving(fake: Fake) -> Any:
+    return {one["type"]: one for one in _status(fake, "InferenceService")["conditions"]}

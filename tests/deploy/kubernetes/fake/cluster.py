@@ -27,6 +27,7 @@ from tests.deploy.kubernetes.fake.clock import Clock
 from tests.deploy.kubernetes.fake.deployments import Deployments
 from tests.deploy.kubernetes.fake.fates import READY, Fate
 from tests.deploy.kubernetes.fake.garbage import Garbage
+from tests.deploy.kubernetes.fake.inference import Inference
 from tests.deploy.kubernetes.fake.kinds import Object
 from tests.deploy.kubernetes.fake.kubelet import Kubelet
 from tests.deploy.kubernetes.fake.logs import Line, Logs
@@ -67,6 +68,7 @@ class Fake:
         self._kubelet = Kubelet(self.store, self.state.logs, self._fate_of)
         self._autoscalers = Autoscalers(self.store)
         self._controllers = (
+            Inference(self.store),
             Deployments(self.store), ReplicaSets(self.store), Others(self.store, lambda: self.node),
             self._kubelet, self._autoscalers, Garbage(self.store),
         )  # fmt: skip

@@ -95,6 +95,14 @@ def added(
     return objects.add(kind, found)
 
 
+def remade(objects: Objects, kind: Kind, live: Object, wanted: Object) -> None:
+    """As a controller has it that owns the object: the spec and the labels are what it wants, where they differ."""
+    spec = {**live["spec"], **wanted["spec"]}
+    made = copied(live) | {"spec": copied(spec)}
+    made["metadata"] |= {key: wanted["metadata"][key] for key in ("labels", "ownerReferences")}
+    _stored(objects, Place(kind, live["metadata"]["namespace"], live["metadata"]["name"]), live, made, dry=False)
+
+
 def patch(objects: Objects, asked: Asked, where: Place) -> Answer:
     if asked.content not in _PATCHES:
         raise status.unsupported()
