@@ -239,6 +239,20 @@ def test_an_init_container_comes_first_and_may_fail(fake: Fake) -> None:
     assert _status(fake, "Pod")["initContainerStatuses"][0]["state"]["terminated"]["reason"] == "Completed"
 
 
+def test_a_startup_probe_that_fails_too_often_ends_the_container(fake: Fake) -> None:
+    fake.fate = fates.unready()
+    fake.add(manifests.deployment(startupProbe=_PROBE | {"periodSeconds": 5, "failureThreshold": 4}))
+    fake.advance(19)
+    assert (_container(fake)["started"], _container(fake)["restartCount"]) == (False, 0)
+    fake.advance(4)
+    assert _container(fake)["restartCount"] == 1
+    assert _container(fake)["lastState"]["terminated"]["exitCode"] == 137
+    assert ("Killing", "Container c failed startup probe, will be restarted") in _events(fake)
+    fake.fate = fates.READY
+    fake.advance(5)
+    assert _container(fake)["ready"]
+
+
 def test_an_evicted_pod_is_replaced(fake: Fake) -> None:
     fake.fate = fates.evicted(after=1)
     fake.add(manifests.deployment())

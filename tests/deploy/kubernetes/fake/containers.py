@@ -17,6 +17,7 @@ _FIRST_RESTART_S, _BACK_OFF_S, _LONGEST_BACK_OFF_S = 1.5, 10.0, 300.0
 _SEEN_ENDED_S = 10.0
 """As recorded: the end is shown for so long, and CrashLoopBackOff only from then on."""
 _LATE_S = 2.0
+_KILLED = 137
 
 
 @dataclass(slots=True)
@@ -148,10 +149,26 @@ class Step:
         box.ready = not probed or (answers and now >= due)
         if probed and not answers and now >= due:
             self._unhealthy()
+        if self._given_up(box, answers=answers, now=now):
+            self._tell("Killing", f"Container {self.spec['name']} failed startup probe, will be restarted")
+            self._ended_with(box, now, _KILLED, "Error")
+            return NEVER
         waits = due if probed and answers and not box.ready else NEVER
+        if not answers and self.spec.get("startupProbe"):
+            waits = self._patience(box)
         if probed and not answers and now < due:
             waits = due
         return min(waits, box.since + fate.after) if ends else waits
+
+    def _patience(self, box: Box) -> float:
+        """Until when the startup probe may fail."""
+        probe = self.spec["startupProbe"]
+        return box.since + float(
+            probe.get("initialDelaySeconds", 0) + probe["periodSeconds"] * probe["failureThreshold"]
+        )
+
+    def _given_up(self, box: Box, *, answers: bool, now: float) -> bool:
+        return bool(self.spec.get("startupProbe")) and not answers and now >= self._patience(box)
 
     def _unhealthy(self) -> None:
         """The probe's words; once, where a real one goes on."""

@@ -45,7 +45,7 @@ def ready(*logs: str, after: float = 0.3) -> Fate:
 
 
 def unready(*logs: str) -> Fate:
-    """Runs, and never answers its probes."""
+    """Runs, and never answers its probes: a startup probe that has failed often enough ends it."""
     return Fate(logs=logs, answers=False)
 
 
