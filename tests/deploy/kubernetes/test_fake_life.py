@@ -178,6 +178,24 @@ def test_a_crash_loop_counts_and_waits_ever_longer(fake: Fake) -> None:
     assert _container(fake)["ready"], "it has crashed often enough"
 
 
+def test_previous_is_the_run_before(fake: Fake) -> None:
+    fake.fate = fates.crash("first", after=0.5)
+    fake.add(manifests.deployment())
+    fake.advance(1)
+    path = f"/api/v1/namespaces/default/pods/{fake.objects('Pod')[0]['metadata']['name']}/log"
+    assert ask(fake, "GET", f"{path}?previous=true")[0] == 400
+    fake.fate = fates.crash("second", after=5)
+    fake.advance(2)
+    assert ask(fake, "GET", path) == (200, "second\n")
+    assert ask(fake, "GET", f"{path}?previous=true") == (200, "first\n")
+    fake.advance(5)
+    assert "terminated" in _container(fake)["state"]
+    assert ask(fake, "GET", f"{path}?previous=true") == (200, "first\n")
+    fake.advance(10.5)
+    assert "waiting" in _container(fake)["state"]
+    assert ask(fake, "GET", f"{path}?previous=true") == (200, "second\n")
+
+
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
 def test_what_is_missing_is_told_and_healed_when_it_comes(fake: Fake, kind: str) -> None:
     field, word = ("secretKeyRef", "secret") if kind == "Secret" else ("configMapKeyRef", "configmap")

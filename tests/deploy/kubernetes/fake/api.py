@@ -223,7 +223,8 @@ def _log(state: State, asked: Asked, where: Place, line: Line) -> Answer:
             return Reply(204, None, "")
         previous = asked.told("previous")
         logs.readable(pod, name, told, previous=previous)
-        run = state.logs.run(pod["metadata"]["uid"], name, previous=previous)
+        waits = "waiting" in (told or {}).get("state", {})
+        run = state.logs.run(pod["metadata"]["uid"], name, previous=previous, waits=waits)
     if run is None:
         return Reply(200, "", "text/plain")
     written = logs.lines(state.objects, run, asked, line)

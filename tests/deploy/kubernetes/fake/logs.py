@@ -62,11 +62,10 @@ class Logs:
                 runs[-1].ended = True
         self._objects.changed.notify_all()
 
-    def run(self, uid: str, container: str, *, previous: bool) -> Run | None:
+    def run(self, uid: str, container: str, *, previous: bool, waits: bool) -> Run | None:
+        """waits: between two runs, when the one that has ended is the previous one."""
         runs = self._runs.get((uid, container), [])
-        wanted = 2 if previous and runs and not runs[-1].ended else 1
-        if previous and runs and runs[-1].ended:
-            wanted = 2
+        wanted = 2 if previous and not waits else 1
         return runs[-wanted] if len(runs) >= wanted else None
 
 

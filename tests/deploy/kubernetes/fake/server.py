@@ -73,7 +73,6 @@ class Server:
         self.answer, self.backend = answer, backend
         self.cut_after: int | None = None
         """Every stream is cut after so many lines."""
-        self.hanging = threading.Event()
         self._released = threading.Event()
         self._released.set()
         self._closed = False
