@@ -87,7 +87,7 @@ def _context(file: str, context: str, configuration: Configuration) -> tuple[str
     try:
         known, current = list_kube_config_contexts(file)
         names = {str(one["name"]): one for one in known}
-        chosen = context or str(current["name"])
+        chosen = context or _current(file) or str(current["name"])
         if chosen not in names:
             raise ConfigError(f"context is {chosen!r}; {file} has {', '.join(sorted(names)) or 'none'}")
         load_kube_config(file, chosen, configuration, persist_config=False)
@@ -98,6 +98,18 @@ def _context(file: str, context: str, configuration: Configuration) -> tuple[str
     except Exception as error:  # a broken file: YAML's errors, and whatever the loader stumbles over
         raise ConfigError(f"the kubeconfig {file} cannot be read ({type(error).__name__}): {_said(error)}") from error
     return chosen, str((names[chosen].get("context") or {}).get("namespace") or "")
+
+
+def _current(file: str) -> str:
+    """Of several files the first that says one, as kubectl has it; the library takes the last. Raises YAML's errors."""
+    import yaml
+
+    for one in file.split(os.pathsep):
+        if one and (path := Path(one).expanduser()).is_file():
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if isinstance(said, dict) and said.get("current-context"):
+                return str(said["current-context"])
+    return ""
 
 
 def _account(configuration: Configuration) -> str:

@@ -48,7 +48,7 @@ def of(pod: Json, events: Sequence[Json]) -> Trouble:
     if status.get("phase") == "Failed":
         why = ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
         return Trouble(f"the pod {name} has failed" + (f": {_cut(why)}" if why else ""), "starting")
-    running = [one for one in status.get("containerStatuses") or () if (one.get("state") or {}).get("running")]
+    running = [one for one in status.get("containerStatuses") or () if "running" in (one.get("state") or {})]
     stage, fraction = ("loading", 0.6) if running else _before(events)
     return _on_the_way(events, stage, fraction)
 
@@ -59,6 +59,7 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
     reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
     ended = state.get("terminated") or (one.get("lastState") or {}).get("terminated") or {}
     restarts = int(one.get("restartCount") or 0)
+    ends = restarts if "running" in state else restarts + 1
     if reason in _IMAGE:
         why = _pull_failure(events) or message or reason
         return Trouble(
@@ -77,7 +78,7 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
         before = not state.get("terminated")
         return Trouble(
             f"the server in the pod {pod} took more memory than its limit and was killed (OOMKilled), "
-            f"{_times(restarts)}; give it more with resources mem",
+            f"{_times(ends)}; give it more with resources mem",
             "starting",
             0.4,
             fatal=True,
@@ -86,7 +87,7 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
     loops = reason == "CrashLoopBackOff" or (restarts > 0 and bool(state.get("terminated")) and ended.get("exitCode"))
     if loops:
         return Trouble(
-            f"the server in the pod {pod} ends with exit code {ended.get('exitCode')}, {_times(restarts)}"
+            f"the server in the pod {pod} ends with exit code {ended.get('exitCode')}, {_times(ends)}"
             + _probe_said(events),
             "starting",
             0.4,
@@ -145,8 +146,8 @@ def _probe_said(events: Sequence[Json]) -> str:
     return ""
 
 
-def _times(restarts: int) -> str:
-    return f"{restarts + 1} times so far" if restarts else "once so far"
+def _times(count: int) -> str:
+    return f"{count} times so far" if count > 1 else "once so far"
 
 
 def _cut(text: str) -> str:
