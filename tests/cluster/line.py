@@ -12,10 +12,10 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
+from tests.cluster import access
+from tests.cluster.cluster import Cluster
 
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER by which a close is a reset."""
@@ -86,25 +86,16 @@ class Line:
 
 
 @contextlib.contextmanager
-def line(kubeconfig: Path, context: str, directory: Path) -> Iterator[tuple[Line, Path]]:
-    """A line to the cluster of this context, and a kubeconfig through it, which is written into the directory."""
-    said: dict[str, Any] = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
-    chosen = context or said["current-context"]
-    (names,) = (one["context"] for one in said["contexts"] if one["name"] == chosen)
-    (cluster,) = (one["cluster"] for one in said["clusters"] if one["name"] == names["cluster"])
-    server = urlsplit(cluster["server"])
+def line(cluster: Cluster, directory: Path) -> Iterator[tuple[Line, Path]]:
+    """A line to the cluster, and a kubeconfig through it, which is written into the directory."""
+    found, user = access.own(cluster)
+    server = urlsplit(found["server"])
     assert server.hostname
     forwarder = Line(server.hostname, server.port or 443)
     try:
-        cluster |= {"server": f"https://127.0.0.1:{forwarder.port}{server.path}"}
+        found |= {"server": f"https://127.0.0.1:{forwarder.port}{server.path}"}
         if server.hostname != "127.0.0.1":
-            cluster.setdefault("tls-server-name", server.hostname)
-        for one in (cluster, *(user["user"] for user in said["users"])):
-            for key in ("certificate-authority", "client-certificate", "client-key", "tokenFile"):
-                if key in one:  # relative paths are relative to the file
-                    one[key] = str(kubeconfig.parent / one[key])
-        path = directory / "line.kubeconfig"
-        path.write_text(yaml.safe_dump(said | {"current-context": chosen}), encoding="utf-8")
-        yield forwarder, path
+            found.setdefault("tls-server-name", server.hostname)
+        yield forwarder, access.write(directory, found, user)
     finally:
         forwarder.close()

@@ -7,6 +7,8 @@ the run's own arguments, variables, secrets, volumes and probes, and logs and po
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -123,6 +125,46 @@ def test_no_request_fails_during_an_update(
     run.delete()
 
 
+def test_many_at_once_and_large_answers_through_a_forwarded_port(
+    cluster: Cluster, tiny_one: ms.Function, serving: dict[str, Any]
+) -> None:
+    run = tiny_one.run(action="serve", target="kubernetes", resources=ONE_CPU, **serving)
+    run.wait(timeout=cluster.timeout_s, log_info=False)
+    (alone,) = run.predict([TEXT])
+    texts = [TEXT] * 500
+    answers: list[Any] = []
+    asking = [threading.Thread(target=lambda: answers.append(run.predict(texts)), daemon=True) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(120)
+    assert [len(one) for one in answers] == [len(texts)] * len(asking)
+    assert {json.dumps(one) for answer in answers for one in answer} == {json.dumps(alone)}
+    response = run.invoke(path="/v2/models/tiny/infer", json=numbers(4, 32))
+    (logits,) = response.json()["outputs"]
+    assert len(response.content) > 1_000_000
+    assert len(logits["data"]) == math.prod(logits["shape"])
+    run.delete()
+
+
+def test_logs_that_are_followed_are_those_of_new_pods_too(
+    cluster: Cluster, namespace: str, tiny_one: ms.Function, serving: dict[str, Any]
+) -> None:
+    run = tiny_one.run(action="serve", target="kubernetes", resources=ONE_CPU, **serving)
+    run.wait(timeout=cluster.timeout_s, log_info=False)
+    lines: list[str] = []
+    following = threading.Thread(target=lambda: lines.extend(run.logs(follow=True)), daemon=True)
+    following.start()
+    other = ms.get_run(run.id)
+    other.update(envs={"CHANGED": "yes"}, wait=True, timeout=cluster.timeout_s, log_info=False)
+    other.stop()
+    following.join(60)
+    assert not following.is_alive(), "logs that are followed do not end with the run"
+    starts = [line for line in lines if "ready: {" in line]
+    assert len(starts) == 2, lines  # each pod's once: none is lost, none comes twice
+    other.delete()
+
+
 def test_a_server_that_cannot_start_says_why(
     cluster: Cluster, project: ms.Project, tiny_one: ms.Function, serving: dict[str, Any]
 ) -> None:
@@ -148,3 +190,10 @@ def pods_of(api: Api, namespace: str, run: ms.Run) -> set[str]:
 def bare(line: str) -> str:
     """Without the pod's name, which is before each line of several pods."""
     return line.partition(" ")[2]
+
+
+def numbers(texts: int, tokens: int) -> dict[str, Any]:
+    """A request of V2 in token ids, whose answer has a number for each word of the vocabulary."""
+    shape, ones = [texts, tokens], [1] * (texts * tokens)
+    names = ("input_ids", "attention_mask")
+    return {"inputs": [{"name": name, "datatype": "INT64", "shape": shape, "data": ones} for name in names]}

@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import modelserve as ms
+from modelserve.deploy.kubernetes import doorbell
+from modelserve.deploy.kubernetes.cluster import Cluster as SdkCluster
 from modelserve.errors import ModelServeError, TargetError
 from tests.cluster import kubelet as kubelets
 from tests.cluster import places
-from tests.cluster.api import deployments, pods
+from tests.cluster.api import in_namespace, pods
 from tests.cluster.cluster import Cluster, Serve
 from tests.cluster.kubelet import Kubelet
 from tests.cluster.line import Line, line
@@ -48,7 +51,7 @@ class Waiting:
 
 @pytest.fixture
 def cut(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
-    with line(cluster.kubeconfig, cluster.context, tmp_path) as made:
+    with line(cluster, tmp_path) as made:
         yield made
 
 
@@ -99,30 +102,36 @@ def test_a_wait_while_the_cluster_is_away_for_some_seconds(
 
 
 def test_a_wait_from_a_version_that_is_forgotten(
-    cluster: Cluster, namespace: str, kubelet: Kubelet, serve: Serve, cut: tuple[Line, Path]
+    cluster: Cluster, namespace: str, kubelet: Kubelet, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """410: the watches' version is compacted away while they are cut off."""
+    """410: a watch has ended, as all do after a while, and the version from which it would go on is compacted away."""
     if not cluster.etcd:
         pytest.skip(f"{control_plane.ETCD} is not set, so nobody may compact the cluster's etcd")
-    forwarder, kubeconfig = cut
-    kubelet.say(kubelets.loading)
-    run = serve(kubeconfig=str(kubeconfig), context=None)
+    monkeypatch.setattr(doorbell, "_WATCH_S", 2)
+    asked: list[tuple[str, str]] = []
+    watch = SdkCluster.watch
+
+    def noted(self: SdkCluster, kind: str, labels: str, version: str, timeout_s: int) -> Any:
+        asked.append((kind, version))
+        return watch(self, kind, labels, version, timeout_s)
+
+    monkeypatch.setattr(SdkCluster, "watch", noted)
+    kubelet.say(kubelets.nothing)
+    run = serve()
+    places.until(lambda: cluster.api.get(pods(namespace)).ok()["items"], 30, "a pod")
     waiting = Waiting(run)
-    time.sleep(1)
-    old = cluster.api.get(pods(namespace)).ok()["metadata"]["resourceVersion"]
-    with forwarder.down():
-        (found,) = cluster.api.get(deployments(namespace)).ok()["items"]
-        path = deployments(namespace, found["metadata"]["name"])
-        for number in range(3):
-            cluster.api.merge(path, {"metadata": {"annotations": {"test": str(number)}}}).ok()
-        control_plane.compact(cluster.etcd)
-        said = cluster.api.get(pods(namespace), watch="true", resourceVersion=old, timeoutSeconds=1)
-        assert said.status == 410 or '"code":410' in said.text, said.text
-    before = forwarder.count
-    places.until(lambda: forwarder.count > before, 30, "it to come back")
+    places.until(lambda: asked.count(("Pod", asked[-1][1])) > 1 if asked else False, 30, "a watch that goes on")
+    forgotten = next(version for kind, version in reversed(asked) if kind == "Pod")
+    configmaps = in_namespace("v1", namespace, "configmaps")
+    for number in range(3):  # nothing that the watches are of
+        cluster.api.create(configmaps, {"metadata": {"name": f"other-{number}"}}).ok()
+    control_plane.compact(cluster.etcd)
+    said = cluster.api.get(pods(namespace), watch="true", resourceVersion=forgotten, timeoutSeconds=1)
+    assert (said.status, said.json["object"]["code"]) == (200, 410), said.text
+    places.until(lambda: any(one[0] == "Pod" and one[1] != forgotten for one in asked[-2:]), 30, "a new list")
     assert waiting.ended is None, waiting.error
     kubelet.say(kubelets.ready)
-    waiting.join(60)
+    waiting.join(30)
     assert waiting.error is None
     assert run.state == "RUNNING"
 
