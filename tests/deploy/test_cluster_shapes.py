@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ READ: list[tuple[str, Any, Any]] = [
     ("labels", [{"name": "team", "value": "ml"}], {"team": "ml"}),
     ("annotations", {"a.b/c": "any text, of any length"}, {"a.b/c": "any text, of any length"}),
     ("namespace", "models", "models"),
+    ("kubeconfig", "/etc/kube/config", "/etc/kube/config"),
+    ("kubeconfig", Path("relative"), str(Path("relative").absolute())),
+    ("kubeconfig", "~/a:/b", f"{Path('~/a').expanduser()}:/b"),
     ("flavor", "KServe", "kserve"),
     ("image_pull_policy", "ifnotpresent", "IfNotPresent"),
     ("image_pull_secrets", "a", ["a"]),
@@ -56,6 +60,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("labels", {"a": "x" * 64}, "the value of a in labels is 'xxx"),
     ("labels", {"A_/b": "c"}, "a key of labels is 'A_/b'"),
     ("annotations", {"a": 1}, "annotations is {'a': 1}; it must be names with values that are texts"),
+    ("kubeconfig", "", "kubeconfig is ''; it must be a text that is not empty"),
+    ("kubeconfig", 7, "kubeconfig is 7; it must be a text that is not empty"),
     ("namespace", "Models", "namespace is 'Models'; it must be 1 to 63 lower-case letters"),
     ("flavor", "helm", "flavor is 'helm'; it must be one of deployment, kserve"),
     ("image_pull_policy", "Maybe", "image_pull_policy is 'Maybe'; it must be one of Always, IfNotPresent, Never"),

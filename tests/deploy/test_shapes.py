@@ -185,7 +185,7 @@ def test_refused(name: str, given: object, message: str) -> None:
 
 
 def test_every_row_has_a_shape_that_is_accepted_and_one_that_is_refused() -> None:
-    plain = {"path", "model_name", "image"}  # texts, as profile
+    plain = {"path", "model_name", "image", "context"}  # texts, as profile
     here = {name for name, read in READ.items() if read.__module__.endswith(".shapes")}
     assert {name for name, *_ in ACCEPTED} | plain == here
     assert {name for name, *_ in REFUSED} | plain | {"priority_class"} == here

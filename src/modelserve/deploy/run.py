@@ -284,8 +284,8 @@ class Run(Entity):
         self._record = move(self._store, self._record, state, message)
 
     def _asked(self, ask: Any) -> Any:
-        """Ask the service; one that has moved to another port since then is looked up once."""
-        client = self.client
+        """Ask the service; one that has moved since then, to another port or pod, is looked up once."""
+        client, asked = self.client, self._asks
         try:
             return ask(client)
         except InvokeError as error:
@@ -294,10 +294,15 @@ class Run(Entity):
             self.refresh()
             if self.state != "RUNNING":
                 raise InvokeError(self._no_service()) from error
-            if self._client is client and self.url == self._asks and self._record.spec["target"] == "local":
+            if self.url == asked and not isinstance(self._target, ClusterTarget):
                 raise
-            self._close()  # in a cluster, the pod behind a forwarded port may be another
+        self._close()
+        try:
             return ask(self.client)
+        except InvokeError as error:
+            if self._reach is not None and (why := self._reach.why()) is not None:
+                raise why from error
+            raise
 
     def _no_service(self) -> str:
         said = self._record.status.get("message")

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from modelserve.deploy.record import Record
+from modelserve.errors import DeployError
 
 
 class Usage(NamedTuple):
@@ -32,10 +33,12 @@ class Progress(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The way to a service from this process: a URL, and what is to be called when it is not needed any more."""
+    """The way to a service from this process: a URL; what is to be called when it is not needed any more; and why
+    nobody came through last, None where the way itself knows nothing of it."""
 
     url: str
     close: Callable[[], None] = lambda: None
+    why: Callable[[], DeployError | None] = lambda: None
 
 
 class LogsAsked(NamedTuple):

@@ -49,7 +49,7 @@ def reach(cluster: Cluster, record: Record) -> Reach:
         if _takes_connections(address):
             return Reach(f"http://{address}")
     forward = Forward(cluster, lambda: _ready_pod(cluster, record))
-    return Reach(forward.url, forward.close)
+    return Reach(forward.url, forward.close, lambda: forward.last_error)
 
 
 def _ready_pod(cluster: Cluster, record: Record) -> tuple[str, int]:
