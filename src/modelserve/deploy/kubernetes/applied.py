@@ -57,12 +57,14 @@ def apply(cluster: Cluster, manifests: Sequence[Json], *, force: bool) -> None:
 
 
 def found(cluster: Cluster, run: str) -> list[Json]:
-    """All objects of the run, in the order in which they are removed; with what lists leave out of them."""
-    return [
-        one | {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
-        for kind in OWNED
-        for one in _listed(cluster, kind, run)
-    ]
+    """All objects of the run, in the order in which they are removed; with what lists leave out of them. Without what
+    a controller has made of them, which goes when they do."""
+    return [one for one in _labelled(cluster, run) if not is_owned(one)]
+
+
+def is_owned(one: Json) -> bool:
+    """Whether another object's controller has made it: KServe's have the labels and notes of what they are made of."""
+    return bool(one["metadata"].get("ownerReferences"))
 
 
 def remove(cluster: Cluster, run: str, timeout_s: float) -> None:
@@ -89,8 +91,16 @@ def wait_for_pods_to_end(cluster: Cluster, run: str, timeout_s: float) -> None:
         time.sleep(_LOOK_S)
 
 
+def _labelled(cluster: Cluster, run: str) -> list[Json]:
+    return [
+        one | {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
+        for kind in OWNED
+        for one in _listed(cluster, kind, run)
+    ]
+
+
 def _left(cluster: Cluster, run: str) -> Iterator[Json]:
-    yield from found(cluster, run)
+    yield from _labelled(cluster, run)
     yield from (one | {"kind": "Pod"} for one in cluster.list("Pod", selector(run))[0])
 
 

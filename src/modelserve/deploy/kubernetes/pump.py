@@ -32,14 +32,14 @@ class Pump:
         """What the caller has not taken yet."""
         self._speaking = True
         """The caller may say more."""
-        self._hung_up = False
-        """The caller takes no more; what it has said before is still to be carried."""
+        self._gone = False
+        """The caller takes no more, and has nothing more to say."""
         self._ended = False
         """The pod has said all."""
 
     def run(self) -> bool:
         """Whether it came to an end, and was not stopped. Raises Cut where the way to the pod has broken."""
-        while not (self._hung_up and not self._speaking and not self._pod.unsent):
+        while not self._gone:
             moved = self._receive()
             self._pass_on()
             if self._ended and not self._answer:
@@ -51,9 +51,10 @@ class Pump:
                 self._pod.ping()
             self._pod.flush()
             state = ready.get(self._caller.fileno(), 0)
-            self._hung_up = self._hung_up or bool(state & _FAILED)
-            if self._speaking and not self._pod.unsent and (self._hung_up or state & select.POLLIN):
+            if state & select.POLLIN:
                 self._listen()
+            elif state & _FAILED:
+                self._gone = True
         return self._leave_pod()
 
     def _receive(self) -> bool:
@@ -64,7 +65,7 @@ class Pump:
         if data is None:
             return False
         self._ended = not data
-        self._answer = memoryview(b"" if self._hung_up else data)
+        self._answer = memoryview(data)
         return True
 
     def _pass_on(self) -> None:
@@ -74,8 +75,8 @@ class Pump:
             except BlockingIOError:
                 return
             except OSError:
-                self._hung_up = True
-                self._answer = memoryview(b"")
+                self._gone = True
+                return
 
     def _listen(self) -> None:
         try:
@@ -83,7 +84,7 @@ class Pump:
         except BlockingIOError:
             return
         except OSError:
-            self._hung_up, self._speaking = True, False
+            self._gone = True
             return
         if said:
             self._pod.send(said)
@@ -101,14 +102,13 @@ class Pump:
         poll.register(self._over, select.POLLIN)
         if events := self._pod.events(receiving=not self._answer and not self._ended):
             poll.register(self._pod, events)  # asked for nothing, it would still tell that it has failed, on and on
-        if not self._hung_up:
-            hears = self._speaking and not self._pod.unsent
-            poll.register(self._caller, (select.POLLIN if hears else 0) | (select.POLLOUT if self._answer else 0))
+        hears = self._speaking and not self._pod.unsent
+        poll.register(self._caller, (select.POLLIN if hears else 0) | (select.POLLOUT if self._answer else 0))
         return dict(poll.poll(timeout_s * 1000))
 
     def _let_caller_end(self) -> bool:
         """A connection that is closed while something unread comes in is reset, and the caller loses the answer."""
-        if self._hung_up or self._pod.error:
+        if self._pod.error:
             return True
         self._pod.farewell()
         try:

@@ -68,7 +68,7 @@ def _listed(cluster: Cluster, kind: str) -> list[Json]:
 def _read(cluster: Cluster, one: Json) -> Iterator[Record]:
     """One run, or none where the object is of no run: a manifest that somebody has applied, or annotations changed."""
     notes = one["metadata"].get("annotations") or {}
-    if SPEC not in notes:
+    if SPEC not in notes or applied.is_owned(one):
         return
     try:
         key, spec = parse_key(notes[OURS + "key"]), json.loads(notes[SPEC])
