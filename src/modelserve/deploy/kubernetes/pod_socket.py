@@ -156,7 +156,8 @@ def _connected(cluster: Cluster, pod: str, port: int) -> WebSocket:
 
     path = RESOURCES["Pod"].path(cluster.place.namespace, pod, "portforward")
     url, headers = cluster.signed("GET", path, {"ports": str(port)})
-    web = WebSocket(sslopt=_security(cluster.configuration), skip_utf8_validation=True)
+    security = _security(cluster.configuration) if url.startswith("https") else None
+    web = WebSocket(sslopt=security, skip_utf8_validation=True)
     try:
         web.connect(
             "ws" + url.removeprefix("http"),
