@@ -16,8 +16,8 @@ It is told by the environment, since no two clusters are alike:
 Every test works in namespaces of its own, labelled modelserve-test, which it makes and removes. The user of the
 kubeconfig must be allowed to make namespaces, and accounts and roles in them.
 
-Where there are no nodes, kubelet.py says what nodes would say of the pods; where there are, test_life.py serves a real
-model, and what wants pods that only seem to run is skipped.
+Where there are no nodes, kubelet.py says what nodes would say of the pods; where there are, what wants pods that only
+seem to run is skipped. test_life.py serves a real model in both: in pods, or in processes of this machine (node.py).
 """
 
 from __future__ import annotations

@@ -149,15 +149,16 @@ def oom_killed(pod: Json) -> Said:
 
 def unschedulable(pod: Json) -> Said:
     """toobig, 57."""
-    return _unscheduled("0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were unschedulable.")
+    return unscheduled("0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) were unschedulable.")
 
 
 def claim_missing(pod: Json) -> Said:
     """nopvc, 69."""
-    return _unscheduled('0/2 nodes are available: persistentvolumeclaim "absent" not found. not found')
+    return unscheduled('0/2 nodes are available: persistentvolumeclaim "absent" not found. not found')
 
 
-def _unscheduled(message: str) -> Said:
+def unscheduled(message: str) -> Said:
+    """message: the scheduler's."""
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return Said(
         {"phase": "Pending", "conditions": [condition | {"lastTransitionTime": now()}]},

@@ -30,9 +30,9 @@ _Query = Mapping[str, list[str]]
 
 
 class NodeApi:
-    """pod: by its name, None where there is none here."""
+    """pod: by its namespace and name, None where there is none here."""
 
-    def __init__(self, authority: Authority, pod: Callable[[str], ProcessPod | None]) -> None:
+    def __init__(self, authority: Authority, pod: Callable[[tuple[str, str]], ProcessPod | None]) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(pod))
         self._server.daemon_threads = True
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -52,7 +52,7 @@ class NodeApi:
         self._server.server_close()
 
 
-def _handler(of: Callable[[str], ProcessPod | None]) -> type[BaseHTTPRequestHandler]:
+def _handler(of: Callable[[tuple[str, str]], ProcessPod | None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -61,8 +61,8 @@ def _handler(of: Callable[[str], ProcessPod | None]) -> type[BaseHTTPRequestHand
 
         def do_GET(self) -> None:
             query = parse_qs(urlsplit(self.path).query)
-            _, what, _, name, *_ = urlsplit(self.path).path.split("/")
-            pod = of(name)
+            _, what, namespace, name, *_ = urlsplit(self.path).path.split("/")
+            pod = of((namespace, name))
             if pod is None or what not in ("containerLogs", "portForward"):
                 self.send_error(404, f"no pod {name} here")
             elif what == "containerLogs":
@@ -81,7 +81,7 @@ def _log(handler: BaseHTTPRequestHandler, pod: ProcessPod, query: _Query) -> Non
     """sinceSeconds is taken as all: a test has not been running for longer."""
     file = pod.log(query.get("previous") == ["true"])
     if file is None:
-        handler.send_error(400, "previous terminated container not found")
+        handler.send_error(400, "there is no such container, or it is waiting to start")
         return
     lines = file.read_bytes().splitlines(keepends=True)
     wanted = int(query.get("tailLines", [str(len(lines))])[0])

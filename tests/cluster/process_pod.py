@@ -45,7 +45,8 @@ class ProcessPod:
         self._logs: list[Path] = []
         self.has_ended = threading.Event()
         directory.mkdir()
-        self._start()
+        if not self._is_without_image:
+            self._start()
 
     def port(self, of_container: int) -> int | None:
         """Where a port of the container is on this machine; None where nothing listens yet, or ever."""
@@ -57,7 +58,9 @@ class ProcessPod:
         return None
 
     def log(self, previous: bool) -> Path | None:
-        """Of the container; previous: of the one before, None where there was none."""
+        """Of the container; previous: of the one before. None where there was none."""
+        if not self._logs:
+            return None
         waits = self._exit is not None and self._restarts > 0  # so the one that has ended last is the one before
         if not previous or waits:
             return self._logs[-1]
@@ -65,7 +68,8 @@ class ProcessPod:
 
     def look(self) -> Json | None:
         """The status to be told, None where it is as it was told last."""
-        assert self._process is not None
+        if self._process is None:
+            return None
         if self._exit is None and (code := self._process.poll()) is not None:
             self._exit, self._ended_at, self._was_ready = code, time.monotonic(), False
             return self._crashed()
@@ -78,11 +82,17 @@ class ProcessPod:
         return None
 
     def first_status(self) -> Json:
-        return kubelet.loading(self._pod).status
+        return (kubelet.image_pull_back_off if self._is_without_image else kubelet.loading)(self._pod).status
+
+    @property
+    def _is_without_image(self) -> bool:
+        """No registry has that name (RFC 2606); any other image is taken for this Python's modelserve."""
+        return str(self._container["image"]).startswith("registry.invalid/")
 
     def end(self) -> None:
         """As a kubelet does: SIGTERM, time to drain, SIGKILL. The preStop hook only waits for other nodes."""
-        assert self._process is not None
+        if self._process is None:
+            return
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(self._pod["spec"].get("terminationGracePeriodSeconds", 30))

@@ -51,14 +51,17 @@ FULL: dict[str, Any] = {
 }
 
 
-def test_what_is_taken_out_is_gone_and_disks_stay(cluster: Cluster, namespace: str, serve: Serve) -> None:
-    run = serve(**FULL)
+def test_what_is_taken_out_is_gone_and_disks_stay(
+    cluster: Cluster, namespace: str, serve: Serve, parameters: dict[str, Any]
+) -> None:
+    always = parameters.get("volumes", [])  # what brings the model to the nodes
+    run = serve(**FULL | {"volumes": [*always, *FULL["volumes"]]})
     before = pod_spec(cluster.api, namespace, run)
     assert before["nodeSelector"]["pool"] == "a"
     claims = names(cluster.api, namespace, "persistentvolumeclaims", run)
     assert len(claims) == 1
     taken_out = dict.fromkeys(FULL)
-    run.update(**taken_out | {"envs": {"C": "e"}, "labels": {"stays": "yes"}})
+    run.update(**taken_out | {"envs": {"C": "e"}, "labels": {"stays": "yes"}, "volumes": always or None})
     found = deployment(cluster.api, namespace, run)
     spec = found["spec"]["template"]["spec"]
     container = spec["containers"][0]

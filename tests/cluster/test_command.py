@@ -85,8 +85,8 @@ def test_runs_of_a_cluster_that_this_machine_does_not_know(
     assert cluster.api.get(deployments(namespace)).ok()["items"] == []
 
 
-def test_what_is_wrong_is_one_sentence(cluster: Cluster, namespace: str, modelserve: Said) -> None:
+def test_what_is_wrong_is_one_sentence(cluster: Cluster, modelserve: Said) -> None:
     place = [f"--kubeconfig={cluster.kubeconfig}", "--namespace=modelserve-test-not-there"]
-    said = modelserve("run", cluster.model, "--target", "kubernetes", "--detach", *place, status=1)
+    said = modelserve("run", "hf://prajjwal1/bert-tiny", "--target", "kubernetes", "--detach", *place, status=1)
     assert "modelserve-test-not-there" in said
     assert "Traceback" not in said

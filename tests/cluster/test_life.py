@@ -46,7 +46,7 @@ def serving(
     model = str(tiny("bert", "fill_mask"))
     volume = {"volume_type": "host_path", "name": "model", "mount_path": model, "spec": {"path": model}}
     with node(cluster.api, namespace, tmp_path_factory.mktemp("node")):
-        yield parameters | {"path": model, "volumes": [volume]}
+        yield parameters | {"path": model, "volumes": [volume], "image": "modelserve:here"}
 
 
 @pytest.fixture
@@ -178,6 +178,26 @@ def test_a_server_that_cannot_start_says_why(
     assert "exit code" in failed.value.message
     assert time.monotonic() - begun < cluster.timeout_s
     assert "is-not-there" in run.logs(previous=True) + run.logs()
+    run.delete()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"image": "registry.invalid/modelserve:none"}, ["cannot be pulled", "registry.invalid/modelserve:none"]),
+        ({"node_selector": {"modelserve-test": "nowhere"}}, ["no node", "didn't match"]),
+    ],
+    ids=["image", "node"],
+)
+def test_a_pod_that_cannot_start_says_why(
+    cluster: Cluster, tiny_one: ms.Function, serving: dict[str, Any], wrong: dict[str, Any], words: list[str]
+) -> None:
+    """In the words of the cluster's own kubelet and scheduler."""
+    run = tiny_one.run(action="serve", target="kubernetes", resources=ONE_CPU, **serving | wrong)
+    with pytest.raises(RunFailed) as failed:
+        run.wait(timeout=cluster.timeout_s, log_info=False)
+    for word in words:
+        assert word in failed.value.message, failed.value.message
     run.delete()
 
 

@@ -239,6 +239,7 @@ def _free_ports(count: int) -> list[int]:
 def main(command: list[str]) -> int:
     if os.environ.get(KUBECONFIG):
         return subprocess.run(command, check=False).returncode
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is ended and removed
     try:
         with running() as plane:
             if command:
