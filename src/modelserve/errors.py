@@ -155,6 +155,11 @@ class TargetRefused(TargetError):
         self.reason = reason
         self.managers = managers
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the server may answer otherwise in a moment: it is busy, or is being changed itself."""
+        return self.status in (429, 502, 503, 504) or (self.status == 500 and "typed patch" not in self.message)
+
 
 class TargetUnreachable(TargetError):
     """A cluster does not answer."""

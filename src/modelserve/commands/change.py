@@ -48,7 +48,8 @@ class UpdateCommand(RunCommand):
 def update(argv: list[str]) -> int:
     """Change parameters of a run in a cluster: a rolling update, in which a former pod ends when a new one answers.
 
-    Every parameter of `modelserve run` may be given; those that are not stay as they are.
+    Every parameter of `modelserve run` may be given; those that are not stay as they are. One is given whole: --env,
+    --secret and --resources take the place of all that the run has.
 
     \b
     modelserve update bert --resources cpu=4,mem=8Gi

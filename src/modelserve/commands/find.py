@@ -39,7 +39,7 @@ def find(name: str, project: str | None = None) -> Run:
     where several are meant."""
     from modelserve.deploy import catalog
 
-    named = [one for one in catalog.list_runs(project) if name_of(one) == name]
+    named = catalog.seen([one for one in catalog.stored_runs(project) if name_of(one) == name])
     alive = [one for one in named if one.alive]
     if len(alive) > 1:
         ids = ", ".join(one.id[:SHORT] for one in alive)

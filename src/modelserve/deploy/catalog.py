@@ -242,6 +242,11 @@ def stored_runs(project: str | None = None) -> list[Run]:
     return [Run(record, kept) for record in kept.list("run", project)]
 
 
+def seen(found: list[Run]) -> list[Run]:
+    """The same, as they are now."""
+    return runs.observed([one._record for one in found], store())
+
+
 def delete_run(identifier: str, project: str | None = None) -> None:
     """Stop it and remove it. Raises EntityNotFound."""
     get_run(identifier, project).delete()

@@ -83,8 +83,8 @@ class Function(Entity):
 
         No cluster is asked, unless by dry_run, and nothing is stored. The same function gives the same names each time,
         so that applying it anew changes what is there. with_secrets: the Secret with the values of the project's
-        secrets too, which is left out otherwise. dry_run: as the cluster would have them, with all that it fills in, if
-        it takes them; it changes nothing. Raises ConfigError, and with dry_run TargetError.
+        secrets too, which is left out otherwise. dry_run: as the cluster would have them, if it takes them, with all
+        that it fills in and without Secrets; it changes nothing. Raises ConfigError, and with dry_run TargetError.
         """
         check_action(action)
         if not isinstance(target, str) or target.lower() != "kubernetes":
@@ -94,13 +94,12 @@ class Function(Entity):
         record = sealing.new_record(self._record, task, spec, id=lasting_id(self.project, self.name))
         if dry_run:
             checks: ClusterTarget = registry.load(registry.TARGETS["kubernetes"])(self._store)
-            found = checks.check(record)
-        else:
-            found = source.manifests(record, self._store)
+            return checks.check(record)
+        found = source.manifests(record, self._store)
         if with_secrets:
             return found
         for secret in (one for one in found if one["kind"] == "Secret"):
-            keys = ", ".join(secret.get("data", ()))
+            keys = ", ".join(secret["data"])
             log.warning("the Secret %s (%s) is left out, since it has values in it", secret["metadata"]["name"], keys)
         return [one for one in found if one["kind"] != "Secret"]
 

@@ -189,6 +189,13 @@ class Run(Entity):
         super().refresh()
         return self.wait(timeout=timeout, log_info=log_info) if wait else self
 
+    def _read(self) -> None:
+        """As it is in the store, and on this machine as it is; a cluster is not asked where that changes nothing."""
+        if isinstance(self._target, ClusterTarget):
+            super().refresh()
+        else:
+            self.refresh()
+
     def _in_a_cluster(self, what: str) -> ClusterTarget:
         if not isinstance(self._target, ClusterTarget):
             raise ConfigError(f"{what} is for runs in a cluster; this one is on the target {self.spec.target}")
@@ -196,11 +203,15 @@ class Run(Entity):
 
     def stop(self, timeout: float | None = None) -> Run:
         """End it: requests in flight are answered first. Legal in every state."""
-        self.refresh()
+        self._read()
         self._record = self._store.change("run", self.project, self.id, _stopping)
         if self.state != "STOP":
             return self
-        self._target.stop(self._record, timeout)
+        try:
+            self._target.stop(self._record, timeout)
+        except TargetRefused as error:  # a cluster that does not let us: it serves, and may be stopped again
+            self._fail(f"it could not be stopped: {error.message}")
+            raise
         self._record = self._store.get("run", self.project, self.id)
         self._close()
         return self
@@ -209,7 +220,7 @@ class Run(Entity):
         """Start it again after STOPPED or ERROR, on the ports that it had. Raises IllegalTransition, TargetError."""
         self.refresh()
         states.check(self.state, "RESUME")  # type: ignore[arg-type]  # as in `move`
-        self._check()
+        self._check(force=True)
         self._move("RESUME")
         self._start()
         return self.wait(timeout=timeout, log_info=log_info) if wait else self
@@ -220,7 +231,7 @@ class Run(Entity):
         forget: where its cluster cannot be asked any more, only what this store keeps. Raises TargetError.
         """
         try:
-            self.refresh()
+            self._read()
             self._move("DELETING")
             self._target.delete(self._record)
         except (TargetError, ConfigError) as error:
@@ -245,10 +256,10 @@ class Run(Entity):
         with suppress(EntityNotFound):  # deleted within the block
             self.stop()
 
-    def _check(self) -> None:
+    def _check(self, force: bool = False) -> None:
         """Whether its cluster would take it. Raises TargetError, ConfigError."""
         if isinstance(self._target, ClusterTarget):
-            self._target.check(self._record)
+            self._target.check(self._record, force=force)
 
     def _start(self) -> None:
         """From READY or RESUME on it is the target's."""
@@ -289,8 +300,8 @@ class Run(Entity):
         try:
             return ask(client)
         except InvokeError as error:
-            if error.status:
-                raise
+            if error.status or "did not answer within" in error.message:
+                raise  # what takes long would take as long again
             self.refresh()
             if self.state != "RUNNING":
                 raise InvokeError(self._no_service()) from error
@@ -323,6 +334,7 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
     found = [Run(record, store) for record in records]
     targets: dict[str, Target] = {}
     silent: set[str] = set()
+    gone: set[str] = set()
     for run in found:
         run.__dict__["_target"] = targets.setdefault(run.spec.target, run._target)
         where = str((run.status.cluster or {}).get("server", ""))
@@ -333,9 +345,11 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
         except TargetUnreachable as error:
             silent.add(where)
             log.warning("%s; what is said of its runs is what was seen last", error.message)
-        except (TargetRefused, ConfigError) as error:
+        except EntityNotFound:  # removed by others just now
+            gone.add(run.id)
+        except (TargetError, ConfigError) as error:
             log.warning("the run %s: %s; what is said of it is what was seen last", run.id, error.message)
-    return [run for run in found if state is None or run.state == state.upper()]
+    return [run for run in found if run.id not in gone and (state is None or run.state == state.upper())]
 
 
 def _stopping(record: Record) -> Record:

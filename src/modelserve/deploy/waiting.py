@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from modelserve.deploy import states
-from modelserve.errors import EntityNotFound, RunFailed, TargetUnreachable, WaitTimeout
+from modelserve.errors import EntityNotFound, RunFailed, TargetRefused, TargetUnreachable, WaitTimeout
 
 if TYPE_CHECKING:
     from modelserve.deploy.run import Run
@@ -29,9 +29,13 @@ def wait(run: Run, timeout_s: float, poll_s: float, show: bool) -> None:
                 heard = time.monotonic()
             except EntityNotFound as error:
                 raise RunFailed(f"the run {run.id} was deleted") from error
-            except TargetUnreachable:
+            except (TargetUnreachable, TargetRefused) as error:
+                if isinstance(error, TargetRefused) and not error.is_passing:
+                    raise
                 if time.monotonic() >= min(heard + _SILENT_S, deadline):
                     raise
+                changes.wait(poll_s, max(0.0, deadline - time.monotonic()))
+                continue  # what the store says is old
             stage, fraction = run.progress
             if shown is not None:
                 shown.tell(run, stage, fraction)

@@ -122,7 +122,7 @@ def container(state: Json, **more: Any) -> Json:
             True,
         ),
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, (), "failed: Evicted: low on", False),
-        ({"initContainerStatuses": [{"state": {"waiting": {"reason": "StartError"}}}]}, (), "cannot", True),
+        ({"initContainerStatuses": [{"state": {"waiting": {"reason": "StartError"}}}]}, (), "cannot", False),
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
             (),

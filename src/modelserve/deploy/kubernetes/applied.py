@@ -11,6 +11,7 @@ from typing import Any
 
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.kubernetes.resources import OWNED, RESOURCES
+from modelserve.deploy.kubernetes.trouble import is_over
 from modelserve.deploy.manifests.labels import OURS, RUN
 from modelserve.deploy.manifests.names import label_value
 from modelserve.deploy.manifests.service import ALIAS
@@ -84,7 +85,7 @@ def remove(cluster: Cluster, run: str, timeout_s: float) -> None:
 def wait_for_pods_to_end(cluster: Cluster, run: str, timeout_s: float) -> None:
     """Raises TargetError."""
     deadline = time.monotonic() + timeout_s
-    while pods := cluster.list("Pod", selector(run))[0]:
+    while pods := [pod for pod in cluster.list("Pod", selector(run))[0] if not is_over(pod)]:
         if time.monotonic() >= deadline:
             names = ", ".join(pod["metadata"]["name"] for pod in pods)
             raise TargetError(f"after {timeout_s:g} s there are still pods of the run: {names}; stop it again later")
@@ -95,7 +96,7 @@ def _labelled(cluster: Cluster, run: str) -> list[Json]:
     return [
         one | {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
         for kind in OWNED
-        for one in _listed(cluster, kind, run)
+        for one in listed(cluster, kind, selector(run))
     ]
 
 
@@ -104,10 +105,10 @@ def _left(cluster: Cluster, run: str) -> Iterator[Json]:
     yield from (one | {"kind": "Pod"} for one in cluster.list("Pod", selector(run))[0])
 
 
-def _listed(cluster: Cluster, kind: str, run: str) -> list[Json]:
+def listed(cluster: Cluster, kind: str, labels: str) -> list[Json]:
     """None of a kind that the cluster does not know, or that this user may not list and so has not made either."""
     try:
-        return cluster.list(kind, selector(run))[0]
+        return cluster.list(kind, labels)[0]
     except TargetRefused as error:
         if error.status == 404 or (error.status == 403 and error.reason == "Forbidden"):
             return []

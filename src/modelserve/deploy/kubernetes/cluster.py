@@ -40,6 +40,7 @@ class Cluster:
         from kubernetes.client import ApiClient
 
         self.place, self.configuration = places.find(kubeconfig, context, namespace)
+        self.configuration.keep_alive = True  # of a watch that a NAT has dropped nobody would hear otherwise
         self.configuration.retries = False  # what is worth another try is told apart here
         self._api = ApiClient(self.configuration)
         self._signing = threading.Lock()
@@ -126,35 +127,28 @@ class Cluster:
             )
         return str(url), dict(headers)
 
-    def _call(
-        self,
-        method: str,
-        kind: str,
-        name: str = "",
-        subresource: str = "",
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Json | None = None,
-        content: str = "",
-    ) -> bytes:
-        """Asked again while the server says that it is busy."""
+    def _call(self, method: str, kind: str, name: str = "", subresource: str = "", **more: Any) -> bytes:
+        """The whole answer."""
         from urllib3.exceptions import HTTPError
 
+        try:
+            with self._response(method, kind, name, subresource, **more) as response:
+                return bytes(response.read())
+        except (HTTPError, OSError) as error:
+            raise TargetUnreachable(refusal.unreachable(self.place, error)) from error
+
+    def _response(self, *asked: Any, **more: Any) -> Any:
+        """As _try; asked again while the server says that it is busy."""
         for left in reversed(range(_TRIES)):
             try:
-                with self._response(
-                    method, kind, name, subresource, query=query, body=body, content=content
-                ) as response:
-                    return bytes(response.read())
-            except (HTTPError, OSError) as error:
-                raise TargetUnreachable(refusal.unreachable(self.place, error)) from error
+                return self._try(*asked, **more)
             except refusal.Busy as busy:
                 if not left:
                     raise busy.error from busy
                 time.sleep(min(busy.pause_s, _LONGEST_PAUSE_S))
         raise AssertionError("the last try returns or raises")
 
-    def _response(
+    def _try(
         self,
         method: str,
         kind: str,

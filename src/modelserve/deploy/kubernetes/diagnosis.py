@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from modelserve.deploy.kubernetes import trouble
-from modelserve.deploy.kubernetes.trouble import Trouble
+from modelserve.deploy.kubernetes.trouble import Trouble, is_over
 from modelserve.deploy.manifests.labels import BEGUN
 from modelserve.deploy.states import State
 
@@ -47,20 +47,19 @@ def of(seen: Snapshot, *, was_running: bool) -> Verdict:
         return Verdict("ERROR", f"its {seen.kind} is not in the cluster any more: somebody has removed it")
     generation, observed = serving["metadata"].get("generation", 0), _status(serving).get("observedGeneration", 0)
     if seen.kind == "Deployment":
-        if observed < generation:
+        if observed < generation and not (was_running and _answering(seen, serving["spec"]["template"])):
             return Verdict("PENDING", stage="waiting for the cluster")
         return _of_deployment(seen, serving, was_running)
     if "observedGeneration" in _status(serving) and observed < generation:
         return Verdict("PENDING", stage="waiting for the cluster")
-    return _of_inference_service(seen, serving)
+    return _of_inference_service(seen, serving, was_running)
 
 
 def current(pods: Sequence[Json], template: Json) -> list[Json]:
     """Those pods that are as the run is now, not what a former start or an update has left."""
     mark = _annotations(template).get(BEGUN)
-    return [
-        pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and _annotations(pod).get(BEGUN) == mark
-    ]
+    there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp") and not is_over(pod)]
+    return [pod for pod in there if _annotations(pod).get(BEGUN) == mark]
 
 
 def is_ready(pod: Json) -> bool:
@@ -72,7 +71,7 @@ def is_ready(pod: Json) -> bool:
 def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
     status, wanted = _status(serving), int(serving["spec"].get("replicas", 1))
     if wanted == 0:
-        return Verdict("STOPPED", "somebody has scaled it to zero")
+        return Verdict("PENDING", "somebody has scaled it to zero; scale it, or stop and resume it", "no pods")
     counts = {name: int(status.get(name) or 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
     pods = current(seen.pods, serving["spec"]["template"])
     if set(counts.values()) == {wanted}:
@@ -82,7 +81,7 @@ def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
     if counts["replicas"] > counts["updatedReplicas"]:
         far += f", {counts['replicas'] - counts['updatedReplicas']} are as before the change"
     found, pod = _worst(pods, seen)
-    if was_running and answering and counts["updatedReplicas"] == wanted:
+    if was_running and _answering(seen, serving["spec"]["template"]):
         return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
     for condition in status.get("conditions") or ():
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
@@ -98,14 +97,20 @@ def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
     return Verdict("PENDING", found.message or far, stage, _mean(pods, seen, wanted))
 
 
-def _of_inference_service(seen: Snapshot, serving: Json) -> Verdict:
-    """KServe's controller makes what serves it; the pods are ours to look at."""
+def _of_inference_service(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
+    """KServe's controller makes what serves it; the pods are ours to look at: it says Ready all through an update."""
     conditions = _status(serving).get("conditions") or ()
     ready: Json = next((one for one in conditions if one.get("type") == "Ready"), {})
-    if ready.get("status") == "True":
-        return Verdict("RUNNING", stage="ready", fraction=1.0)
-    pods = current(seen.pods, {"metadata": {"annotations": (serving["spec"]["predictor"].get("annotations") or {})}})
+    predictor = serving["spec"]["predictor"]
+    template = {"metadata": {"annotations": predictor.get("annotations") or {}}}
+    pods, answering = current(seen.pods, template), _answering(seen, template)
     found, pod = _worst(pods, seen)
+    wanted = max(1, int(predictor.get("minReplicas") or 1))
+    if ready.get("status") == "True" and answering >= wanted:
+        return Verdict("RUNNING", stage="ready", fraction=1.0)
+    if was_running and answering:
+        far = f"{answering} of {wanted} pods answer"
+        return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
     said = ready.get("message") or ""
     stage = found.stage if pods else "waiting for pods"
     message = found.message or (f"KServe: {said}" if said else "")
@@ -113,6 +118,11 @@ def _of_inference_service(seen: Snapshot, serving: Json) -> Verdict:
         state: State = "ERROR" if found.fatal else "PENDING"
         return Verdict(state, message, stage, found.fraction, pod, found.previous, found.patience)
     return Verdict("PENDING", message, stage, _mean(pods, seen, len(pods)))
+
+
+def _answering(seen: Snapshot, template: Json) -> int:
+    """How many pods that are as the run is now answer."""
+    return sum(is_ready(pod) for pod in current(seen.pods, template))
 
 
 def _worst(pods: Sequence[Json], seen: Snapshot) -> tuple[Trouble, str]:

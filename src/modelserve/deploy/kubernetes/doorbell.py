@@ -72,8 +72,8 @@ class Doorbell:
                     version = self._cluster.list(kind, self._labels)[1]
                     self._rung.set()
                 version = self._watched(kind, version)
-            except TargetError as error:
-                log.debug("no watch of %s: %s", kind, error.message)
+            except (TargetError, ValueError, KeyError) as error:  # also half a line, where a proxy has cut it
+                log.debug("no watch of %s: %s", kind, error)
                 version = ""
             self._over.wait(_PAUSE_S if not version else _AFTER_S)
 

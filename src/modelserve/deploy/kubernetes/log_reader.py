@@ -5,7 +5,6 @@ What it reads goes into a funnel, with the pod's name. Knows no other pod.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 
@@ -60,9 +59,7 @@ class Reader:
         with self._lock:
             self._finishing = True
             if self._stream is not None:
-                # Of an answer that has come as a whole, urllib3 says so: there is nothing left to end.
-                with contextlib.suppress(RuntimeError):
-                    self._stream.end()
+                self._stream.end()
         self._hurry.set()
 
     def join(self, timeout_s: float) -> None:
@@ -142,7 +139,7 @@ class Reader:
         elif self._since_s is not None:
             query |= log_request.last(None, self._since_s + time.monotonic() - self._began)
         self._position.resume()
-        with log_request.opened(self._cluster, self.name, query) as stream:
+        with self._cluster.log(self.name, query) as stream:
             self._failing = None
             try:
                 if not self._hold(stream, "follow" in query):

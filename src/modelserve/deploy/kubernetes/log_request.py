@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
-from modelserve.deploy.kubernetes import refusal
-from modelserve.deploy.kubernetes.cluster import Cluster, Json
-from modelserve.deploy.kubernetes.stream import Stream
+from modelserve.deploy.kubernetes.cluster import Json
 from modelserve.errors import TargetRefused
 
 _SERVERS = ("modelserve", "kserve-container")
 """The server's container, ours and KServe's; a pod with neither has it first."""
 _NOT_YET = ("is waiting to start", "is not available")
 """What the API and the kubelet say of a container that has no log yet."""
-_TRIES = 3
-_LONGEST_PAUSE_S = 5.0
 
 
 def container_of(pod: Json, wanted: str) -> str:
@@ -34,18 +29,6 @@ def last(tail: int | None, since_s: float | None) -> dict[str, str]:
     """The part of the query that leaves out what is older. The API knows whole seconds only."""
     query = {} if tail is None else {"tailLines": str(tail)}
     return query if since_s is None else query | {"sinceSeconds": str(max(1, math.ceil(since_s)))}
-
-
-def opened(cluster: Cluster, pod: str, query: dict[str, str]) -> Stream:
-    """Raises TargetRefused, TargetUnreachable."""
-    for left in reversed(range(_TRIES)):
-        try:
-            return cluster.log(pod, query)
-        except refusal.Busy as busy:
-            if not left:
-                raise busy.error from busy
-            time.sleep(min(busy.pause_s, _LONGEST_PAUSE_S))
-    raise AssertionError("the last try returns or raises")
 
 
 def is_not_yet(error: TargetRefused) -> bool:

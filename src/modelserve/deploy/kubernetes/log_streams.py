@@ -46,7 +46,7 @@ def last_lines(cluster: Cluster, pod: str, count: int, previous: bool) -> list[s
 
 
 def _all(cluster: Cluster, pod: str, query: dict[str, str]) -> list[str]:
-    with log_request.opened(cluster, pod, query) as stream:
+    with cluster.log(pod, query) as stream:
         return [log_request.text(line) for line in stream]
 
 
@@ -76,6 +76,6 @@ def _pod(cluster: Cluster, pod: Json, asked: LogsAsked, titles: Titles) -> Itera
     query = log_request.last(asked.tail, asked.since_s)
     query |= {"container": log_request.container_of(pod, asked.container)}
     query |= {"previous": "true"} if asked.previous else {}
-    with log_request.opened(cluster, name, query) as stream:
+    with cluster.log(name, query) as stream:
         for line in stream:
             yield titles.of(name) + log_request.text(line)

@@ -9,7 +9,7 @@ import json
 import logging
 from base64 import b64decode
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelserve.deploy import project as projects
 from modelserve.deploy.kubernetes import applied
@@ -24,14 +24,24 @@ from modelserve.errors import ConfigError, TargetRefused
 log = logging.getLogger("modelserve")
 
 _OURS = "app.kubernetes.io/managed-by=modelserve"
-_SERVING = ("Deployment", "InferenceService")
 Json = dict[str, Any]
 
 
-def runs(cluster: Cluster) -> list[Record]:
-    """Every run in the cluster's namespace, as far as the cluster knows it: PENDING, until somebody looks. Raises
-    TargetRefused, TargetUnreachable."""
-    return [record for kind in _SERVING for one in _listed(cluster, kind) for record in _read(cluster, one)]
+class Found(NamedTuple):
+    """A run in a cluster: its key, when it was begun or changed last, and the object that serves it."""
+
+    key: str
+    begun: str
+    serving: Json
+    made_from: Json
+    """What its pods are made from."""
+
+
+def runs(cluster: Cluster) -> list[Found]:
+    """Every run in the cluster's namespace. Raises TargetRefused, TargetUnreachable."""
+    deployments = cluster.list("Deployment", _OURS)[0]
+    services = applied.listed(cluster, "InferenceService", _OURS)
+    return [found for one in (*deployments, *services) for found in _read(one)]
 
 
 def project_of(record: Record) -> Record:
@@ -56,28 +66,13 @@ def function_of(record: Record) -> Record:
     )
 
 
-def _listed(cluster: Cluster, kind: str) -> list[Json]:
-    try:
-        return cluster.list(kind, _OURS)[0]
-    except TargetRefused as error:
-        if error.status == 404 and kind == "InferenceService":  # no KServe there
-            return []
-        raise
-
-
-def _read(cluster: Cluster, one: Json) -> Iterator[Record]:
-    """One run, or none where the object is of no run: a manifest that somebody has applied, or annotations changed."""
-    notes = one["metadata"].get("annotations") or {}
-    if SPEC not in notes or applied.is_owned(one):
-        return
-    try:
-        key, spec = parse_key(notes[OURS + "key"]), json.loads(notes[SPEC])
-        parse_function_string(spec["function"])
-        made_from = one["spec"].get("template") or {"metadata": one["spec"]["predictor"], "spec": {}}
-        begun = made_from["metadata"]["annotations"][BEGUN]
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        log.warning("%s is of a run, and its annotations do not tell which: %s", one["metadata"]["name"], error)
-        return
+def record_of(cluster: Cluster, found: Found) -> Record:
+    """As far as the cluster knows it: PENDING, until somebody looks."""
+    one, key, spec = found.serving, parse_key(found.key), json.loads(_notes(found.serving)[SPEC])
+    name = one["metadata"]["name"]
+    replicas = one["spec"].get("replicas", 0)
+    if replicas > 0 and "scaling" not in spec:  # whoever scales it does not write that down elsewhere
+        spec["replicas"] = replicas
     time = str(one["metadata"].get("creationTimestamp") or now()).replace("Z", "+00:00")
     record = Record(
         project=key.project,
@@ -86,16 +81,42 @@ def _read(cluster: Cluster, one: Json) -> Iterator[Record]:
         name=key.id,
         id=key.id,
         metadata={"created": time, "updated": time},
-        spec=spec | _path(cluster, one["metadata"]["name"]),
+        spec=spec | _path(cluster, name),
         status={
             "cluster": cluster.place.to_dict(),
-            "begun": begun,
-            "image": _image(made_from["spec"]),
-            **({"alias": begun} if _has_moved(cluster, spec) else {}),
-            "objects": [applied.title(found) for found in reversed(applied.found(cluster, key.id))],
+            "begun": found.begun,
+            "image": _image(found.made_from["spec"]),
+            **({"alias": found.begun} if _has_moved(cluster, spec) else {"moves": True}),
+            "objects": [applied.title(each) for each in reversed(applied.found(cluster, key.id))],
         },
     )
-    yield transition(record, "PENDING", "found in the cluster")
+    is_stopped = "replicas" in one["spec"] and not replicas
+    return transition(record, "STOPPED" if is_stopped else "PENDING", "found in the cluster")
+
+
+def changed(found: Record, known: Record) -> Record:
+    """The run that the store knows, as it was changed from elsewhere."""
+    own = {name: known.spec[name] for name in ("kubeconfig", "context", "namespace") if name in known.spec}
+    status = {name: found.status[name] for name in ("begun", "image", "objects")}
+    return known.replace(spec=found.spec | own, status=known.status | status)
+
+
+def _read(one: Json) -> Iterator[Found]:
+    """One run, or none where the object is of no run: a manifest that somebody has applied, or annotations changed."""
+    notes = _notes(one)
+    if SPEC not in notes or applied.is_owned(one):
+        return
+    try:
+        key = parse_key(notes[OURS + "key"])
+        parse_function_string(json.loads(notes[SPEC])["function"])
+        made_from = one["spec"].get("template") or {"metadata": one["spec"]["predictor"], "spec": {}}
+        yield Found(str(key), made_from["metadata"]["annotations"][BEGUN], one, made_from)
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        log.warning("%s is of a run, and its annotations do not tell which: %s", one["metadata"]["name"], error)
+
+
+def _notes(one: Json) -> Json:
+    return one["metadata"].get("annotations") or {}
 
 
 def _has_moved(cluster: Cluster, spec: Json) -> bool:

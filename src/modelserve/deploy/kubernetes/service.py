@@ -9,6 +9,8 @@ from modelserve.deploy.kubernetes import applied
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.kubernetes.diagnosis import is_ready
 from modelserve.deploy.kubernetes.forward import Forward
+from modelserve.deploy.manifests.labels import RUN
+from modelserve.deploy.manifests.names import label_value
 from modelserve.deploy.manifests.workload import HTTP_PORT
 from modelserve.deploy.record import Record
 from modelserve.deploy.target import Reach
@@ -26,7 +28,10 @@ def of(cluster: Cluster, record: Record, name: str, serving: Json) -> dict[str, 
         address = ((serving.get("status") or {}).get("address") or {}).get("url") or ""
         inside = address.partition("://")[2].rstrip("/") or f"{name}-predictor.{namespace}.svc"
         return {"name": f"{name}-predictor", "url": inside, "ports": [], "urls": [inside]}
-    found = cluster.get("Service", record.spec.get("service_name") or name) or cluster.get("Service", name)
+    stable = record.spec.get("service_name")
+    found = cluster.get("Service", stable) if stable else None
+    if found is None or not leads_to(found, record):
+        found = cluster.get("Service", name)
     if found is None:
         raise TargetError(f"its Service {name} is not in the cluster any more: somebody has removed it")
     named = found["metadata"]["name"]
@@ -39,9 +44,18 @@ def of(cluster: Cluster, record: Record, name: str, serving: Json) -> dict[str, 
     return {"name": named, "url": inside, "ports": ports, "urls": [inside, *outside]}
 
 
-def reach(cluster: Cluster, record: Record) -> Reach:
-    """The way in from where this runs. Raises TargetError."""
+def leads_to(service: Json, record: Record) -> bool:
+    """Whether the Service leads to the run's pods."""
+    selected = (service.get("spec") or {}).get("selector") or {}
+    return bool(selected.get(RUN) == label_value(record.id))
+
+
+def reach(cluster: Cluster, record: Record, name: str, serving: str) -> Reach:
+    """The way in from where this runs. name: of the run's Service; serving: the kind of what serves it. Raises
+    TargetError."""
     service = record.status.get("service") or {}
+    if serving == "Deployment":  # a balancer's address comes late, and a stable name may have moved
+        service = of(cluster, record, name, {"kind": serving})
     candidates = service.get("urls", [])[1:]
     if not cluster.place.context:  # in a pod of the cluster
         candidates = [*candidates, service.get("url", "")]

@@ -54,5 +54,5 @@ class Stream:
         self._over = True
         try:
             self._response.shutdown()
-        except (ValueError, OSError):  # it has ended, or was given back, already
+        except (ValueError, OSError, RuntimeError):  # it has ended, or was given back, already
             return

@@ -14,7 +14,10 @@ Json = dict[str, Any]
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError")
 _MISSING = re.compile(r"""(persistentvolumeclaim|secret|configmap) "[^"]*" not found""")
+_HOPELESS = re.compile(rf"{_MISSING.pattern}|couldn't find key|non-root|executable file not found")
 _NOT_MOUNTED = ("FailedMount", "FailedAttachVolume")
+_NODE_COMES = ("TriggeredScaleUp", "Nominated")
+"""The words of the cluster's autoscaler, and of Karpenter."""
 _ON_THE_WAY = ("FailedCreatePodSandBox", "Unhealthy", *_NOT_MOUNTED)
 _MOST = 400
 """Characters of somebody else's message: some list every node."""
@@ -34,6 +37,11 @@ class Trouble(NamedTuple):
     fatal: bool = False
     patience: bool = False
     previous: bool = False
+
+
+def is_over(pod: Json) -> bool:
+    """Whether it runs nothing any more, though it is there: a node has thrown it out, and nobody removes it."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def of(pod: Json, events: Sequence[Json]) -> Trouble:
@@ -69,9 +77,10 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
             fatal=reason != "ErrImagePull",  # the first failure of a pull is tried again at once
         )
     if reason in _CONFIG:
-        return Trouble(
-            f"the container {one.get('name')} cannot be made: {_cut(message or reason)}", "starting", 0.3, True
-        )
+        why = _cut(message or reason)
+        hopeless = _HOPELESS.search(why) is not None  # else a node that is busy, which may mend itself
+        told = f"the container {one.get('name')} cannot be made: {why}"
+        return Trouble(told, "starting", 0.3, fatal=hopeless, patience=not hopeless)
     if one.get("ready") or not ended:
         return None
     if ended.get("reason") == "OOMKilled":
@@ -108,7 +117,7 @@ def _unscheduled(status: Json, events: Sequence[Json]) -> Trouble | None:
         message = f"no node of the cluster takes the pod: {said}"
         if _MISSING.search(said):
             return Trouble(message, stage, fatal=True)
-        more = any(event.get("reason") == "TriggeredScaleUp" for event in events)
+        more = any(event.get("reason") in _NODE_COMES for event in events)
         return Trouble("a node for the pod is being made" if more else message, stage, patience=not more)
     return None
 

@@ -52,7 +52,10 @@ def labels(workload: Workload) -> dict[str, str]:
 def notes(workload: Workload) -> dict[str, str]:
     """Annotations of every object."""
     own: dict[str, str] = {OURS + "key": workload.record.key, OURS + "function": workload.spec["function"]}
-    own |= workload.spec.get("annotations", {})
+    for key, value in workload.spec.get("annotations", {}).items():
+        if key.startswith(OURS):
+            raise ConfigError(f"annotations has {key!r}; what begins with {OURS} is modelserve's own, give another key")
+        own[key] = value
     return own
 
 

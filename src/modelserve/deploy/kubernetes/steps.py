@@ -1,0 +1,234 @@
+"""What is done to a run in its cluster: begin, change, scale, end. Blocking, and bounded; the caller's thread.
+
+The store is told before the cluster, so a run that is there is known; while its status has `applying`, not all of it
+is there. What others ask for meanwhile is done afterwards: nothing is left of a run that was removed while it was
+applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from modelserve import flags
+from modelserve.deploy import parameters
+from modelserve.deploy.change import NOTHING_SERVES, Change
+from modelserve.deploy.kubernetes import applied, noted
+from modelserve.deploy.kubernetes.cluster import Cluster
+from modelserve.deploy.manifests import pod, source
+from modelserve.deploy.manifests.claims import with_access_mode
+from modelserve.deploy.manifests.labels import BEGUN
+from modelserve.deploy.manifests.names import resource_name
+from modelserve.deploy.record import Record, now
+from modelserve.deploy.reference import parse_function_string
+from modelserve.deploy.store import Store
+from modelserve.errors import ConfigError, EntityNotFound, TargetError
+
+_MARGIN_S = 30.0
+"""For a cluster to end pods and remove objects, beyond the pods' own grace."""
+_TO_BEGIN = ("READY", "RESUME")
+_FIXED = ("kubeconfig", "context", "namespace", "flavor")
+"""Of a spec: what a run is found by, or made of."""
+Json = dict[str, Any]
+
+
+def begin(store: Store, cluster: Cluster, record: Record) -> None:
+    """Apply its objects. Nothing new is left of a run that is refused. One that is resumed is what its spec says, and
+    not what others have made of it since."""
+    facts = {"cluster": cluster.place.to_dict(), "begun": now(), "image": _image(record), "moves": True}
+    facts["applying"] = now()
+    status = {name: said for name, said in record.status.items() if name not in ("alias", "held", "objects")} | facts
+    begun = record.replace(spec=with_access_mode(record.spec), status=status)
+    manifests = source.manifests(begun, store)
+    if _changed(store, record, _begun(begun)).state not in _TO_BEGIN:
+        return
+    try:
+        _put(cluster, manifests, force=record.state == "RESUME")
+    except TargetError:
+        _changed(store, record, partial(_with_facts, {"objects": record.status.get("objects"), "applying": None}))
+        raise
+    kind, name = serving(begun)
+    if kind == "Deployment" and "scaling" in begun.spec and record.state == "RESUME":
+        cluster.scale(kind, name, _replicas(begun))  # no autoscaler makes pods where there are none
+    _settle(store, cluster, begun, manifests, "the cluster has it")
+
+
+def change(store: Store, cluster: Cluster, record: Record, spec: Json, *, force: bool) -> None:
+    """Another spec, in place: new pods where the pods change, one after the other. Raises TargetError, ConfigError; the
+    run is as it was then."""
+    for name in _FIXED:
+        if record.spec.get(name) != spec.get(name):
+            raise ConfigError(f"{name} is {record.spec.get(name)!r}; it cannot change while the run is there")
+    _check_state(record)
+    kind, name = serving(record)
+    live = _live(cluster, record)
+    if live and "scaling" not in spec and spec.get("replicas") == record.spec.get("replicas"):
+        spec = spec | {"replicas": live}  # as it was scaled since, by whomever
+    after = record.replace(spec=with_access_mode(spec))
+    if _wants_gpu(after) != _wants_gpu(record):
+        after = after.replace(status=after.status | {"image": source.image(spec)})
+    manifests = source.manifests(after, store)
+    if _pods(manifests) != _pods(source.manifests(record, store)):
+        after = after.replace(status=after.status | {"begun": now()})
+        manifests = source.manifests(after, store)
+    if live and "scaling" in record.spec and "scaling" not in after.spec:
+        cluster.scale(kind, name, _replicas(after))
+    applied.check(cluster, manifests, force=force)
+    if live and ("scaling" in after.spec) != ("scaling" in record.spec):
+        # It is ours before it is the autoscaler's, or ours again: nobody's, it would fall to 1 for a moment.
+        cluster.scale(kind, name, live if "scaling" in after.spec else _replicas(after))
+    facts = {name: after.status[name] for name in ("begun", "image")}
+    gone = dict.fromkeys(("alias", "moves", "held"))
+    _changed(store, record, _changing(after.spec, facts | gone | {"applying": now()}))
+    try:
+        _put(cluster, manifests, force=force)
+    except TargetError:
+        former = {name: record.status.get(name) for name in ("begun", "image", "alias", "moves", "applying")}
+        _changed(store, record, _changing(record.spec, former))
+        raise
+    _settle(store, cluster, after, manifests, "it is being changed; the former pods answer meanwhile")
+    _prune(cluster, record.id, manifests)
+
+
+def scale(store: Store, cluster: Cluster, record: Record, replicas: int, *, force: bool) -> None:
+    """So many pods; those that stay are not touched. Raises ConfigError, TargetError."""
+    if "scaling" in record.spec:
+        raise ConfigError("the run has scaling, and its autoscaler says how many pods there are; update(scaling=…)")
+    _check_state(record)
+    spec, (kind, name) = record.spec | {"replicas": replicas}, serving(record)
+    if kind != "Deployment":
+        change(store, cluster, record, spec, force=force)
+        return
+    cluster.scale(kind, name, replicas)
+    _changed(store, record, _changing(spec, {}))
+
+
+def end(store: Store, cluster: Cluster, record: Record, timeout_s: float | None) -> None:
+    """No pods; everything else stays, its disks above all."""
+    _empty(cluster, record)
+    applied.wait_for_pods_to_end(cluster, record.id, grace_s(record) if timeout_s is None else timeout_s)
+    _changed(store, record, Change("STOPPED", "", NOTHING_SERVES).of)
+
+
+def serving(record: Record) -> tuple[str, str]:
+    """Kind and name of what serves the run."""
+    name = resource_name(record.project, parse_function_string(record.spec["function"]).name, record.id)
+    return ("InferenceService" if record.spec.get("flavor") == "kserve" else "Deployment"), name
+
+
+def grace_s(record: Record) -> float:
+    """The longest that an orderly end takes."""
+    config = flags.from_keywords(**parameters.server_config(record.spec))
+    return pod.PRE_STOP_S + config.shutdown_timeout + _MARGIN_S
+
+
+def _put(cluster: Cluster, manifests: Sequence[Json], *, force: bool) -> None:
+    """All but the stable Service, which comes when the pods answer."""
+    applied.apply(cluster, [one for one in manifests if not applied.is_alias(one)], force=force)
+
+
+def _settle(store: Store, cluster: Cluster, record: Record, manifests: Sequence[Json], message: str) -> None:
+    """All is there; and what others have asked for while it was applied is done now."""
+    objects = {"objects": [applied.title(one) for one in manifests], "applying": None}
+    try:
+        state = _changed(store, record, Change("PENDING", message, objects).of).state
+    except EntityNotFound:
+        state = "DELETED"
+    if state in ("DELETING", "DELETED"):
+        applied.remove(cluster, record.id, grace_s(record))
+    elif state in ("STOP", "STOPPED"):
+        _empty(cluster, record)
+
+
+def _empty(cluster: Cluster, record: Record) -> None:
+    kind, name = serving(record)
+    if kind == "InferenceService":
+        cluster.delete(kind, name)
+    elif cluster.get(kind, name) is not None:
+        cluster.scale(kind, name, 0)
+
+
+def _prune(cluster: Cluster, run: str, manifests: Sequence[Json]) -> None:
+    """What the run had before and has no more; disks stay, since they have something on them."""
+    wanted = {applied.title(one) for one in manifests}
+    for one in applied.found(cluster, run):
+        if applied.title(one) not in wanted and one["kind"] != "PersistentVolumeClaim":
+            cluster.delete(one["kind"], one["metadata"]["name"])
+
+
+def _changed(store: Store, record: Record, step: Callable[[Record], Record]) -> Record:
+    return store.change("run", record.project, record.id, step)
+
+
+def _begun(begun: Record) -> Callable[[Record], Record]:
+    """One that is not to be begun any more stays as it is; what others have written since it was read stays, too."""
+
+    def step(record: Record) -> Record:
+        if record.state not in _TO_BEGIN:
+            return record
+        live = {name: record.status[name] for name in ("state", "message", "transitions") if name in record.status}
+        return record.replace(spec=begun.spec, status=begun.status | live)
+
+    return step
+
+
+def _with_facts(facts: Json, record: Record) -> Record:
+    status = {name: said for name, said in {**record.status, **facts}.items() if said is not None}
+    return record.replace(status=status)
+
+
+def _changing(spec: Json, facts: Json) -> Callable[[Record], Record]:
+    def step(record: Record) -> Record:
+        _check_state(record)
+        if record.state == "ERROR":
+            record = Change("RESUME").of(record)
+        message = "it is being changed; the former pods answer meanwhile"
+        return Change("PENDING", message, facts).of(record.replace(spec=spec))
+
+    return step
+
+
+def _check_state(record: Record) -> None:
+    """Raises TargetError for a run that has no pods."""
+    if record.state not in noted.LOOKED_AT or "cluster" not in record.status:
+        raise TargetError(f"the run is {record.state}, and cannot be changed; resume it first")
+
+
+def _live(cluster: Cluster, record: Record) -> int:
+    """How many pods its Deployment asks for now; 0 where there is none. Raises TargetError where the run was changed
+    from elsewhere since this store has seen it."""
+    kind, name = serving(record)
+    found = cluster.get(kind, name)
+    if found is None or kind != "Deployment":
+        return 0
+    mark = (found["spec"]["template"]["metadata"].get("annotations") or {}).get(BEGUN, "")
+    if mark > record.status["begun"]:
+        raise TargetError("the run was changed from elsewhere; `modelserve runs --target kubernetes` takes that over")
+    return int(found["spec"].get("replicas", 1))
+
+
+def _replicas(record: Record) -> int:
+    """Those to begin with."""
+    scaling = record.spec.get("scaling")
+    return int(scaling["min_replicas"] if scaling else record.spec.get("replicas", 1))
+
+
+def _image(record: Record) -> str:
+    """Of a run that names none; a newer version of this package does not change it unasked."""
+    return str(record.status.get("image") or source.image(record.spec))
+
+
+def _wants_gpu(record: Record) -> bool:
+    return "gpu" in record.spec.get("resources", {})
+
+
+def _pods(manifests: Sequence[Json]) -> list[Any]:
+    """What pods are made from."""
+    found: list[Any] = []
+    for one in manifests:
+        if one["kind"] == "Deployment":
+            found.append(one["spec"]["template"])
+        elif one["kind"] in ("InferenceService", "ServingRuntime", "ConfigMap", "Secret"):
+            found.append(one.get("spec") or one.get("data"))
+    return found
