@@ -67,8 +67,7 @@ def test_an_update_that_changes_nothing_makes_no_pods(cluster: Cluster, namespac
     before = deployment(cluster.api, namespace, run)
     run.update(envs={"A": "b"})
     after = deployment(cluster.api, namespace, run)
-    assert after["spec"]["template"] == before["spec"]["template"]
-    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert after["spec"] == before["spec"]
     run.update(envs={"A": "c"})
     changed = deployment(cluster.api, namespace, run)
     assert {"name": "A", "value": "c"} in changed["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -82,20 +81,21 @@ def test_what_another_has_set_is_not_overwritten(cluster: Cluster, namespace: st
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": there["metadata"]["name"]},
-        "spec": {"replicas": 3, "minReadySeconds": 7},
+        "spec": {"progressDeadlineSeconds": 77, "minReadySeconds": 7},
     }
     path = deployments(namespace, there["metadata"]["name"])
     query = {"fieldManager": "somebody", "force": "true"}
     cluster.api.ask("PATCH", path, query, yaml.safe_dump(theirs), APPLY).ok()
     with pytest.raises(TargetError, match="somebody") as refused:
         run.update(envs={"A": "c"})
-    assert "replicas" in refused.value.message
+    assert "progressDeadlineSeconds" in refused.value.message
     kept = cluster.api.get(path).ok()["spec"]
-    assert (kept["replicas"], kept["minReadySeconds"]) == (3, 7)
+    assert (kept["progressDeadlineSeconds"], kept["minReadySeconds"]) == (77, 7)
     assert {"name": "A", "value": "b"} in kept["template"]["spec"]["containers"][0]["env"]
     run.update(envs={"A": "c"}, force=True)
     taken = cluster.api.get(path).ok()["spec"]
-    assert (taken["replicas"], taken["minReadySeconds"]) == (1, 7)  # what we do not set stays theirs
+    assert taken["progressDeadlineSeconds"] == there["spec"]["progressDeadlineSeconds"]
+    assert taken["minReadySeconds"] == 7  # what we do not set stays theirs
     assert {"name": "A", "value": "c"} in taken["template"]["spec"]["containers"][0]["env"]
 
 

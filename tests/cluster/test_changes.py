@@ -156,23 +156,23 @@ def test_who_scales_with_kubectl_is_heard(cluster: Cluster, namespace: str, kube
     cluster.api.merge(f"{path}/scale", {"spec": {"replicas": 2}}, fieldManager="kubectl").ok()
     run.wait(timeout=60, log_info=False)
     assert deployment(cluster.api, namespace, run)["spec"]["replicas"] == 2
-    managers = {one["manager"] for one in deployment(cluster.api, namespace, run)["metadata"]["managedFields"]}
-    if "kubectl" in managers:  # before 1.22 nobody owns what was scaled
-        with pytest.raises(TargetError, match="kubectl"):
-            run.update(envs={"A": "b"})
+    run.update(envs={"A": "b"}, wait=True, timeout=60, log_info=False)
+    assert deployment(cluster.api, namespace, run)["spec"]["replicas"] == 2
     run.scale(3, wait=True, timeout=60, log_info=False)
-    assert deployment(cluster.api, namespace, run)["spec"]["replicas"] == 3
-    run.update(envs={"A": "b"}, wait=True, timeout=60, log_info=False)  # the number is ours again
+    run.update(envs={"A": "c"}, wait=True, timeout=60, log_info=False)
     assert deployment(cluster.api, namespace, run)["spec"]["replicas"] == 3
 
 
-def test_who_scales_to_zero_has_stopped_it(cluster: Cluster, namespace: str, kubelet: Kubelet, serve: Serve) -> None:
+def test_who_scales_to_zero_is_heard_too(cluster: Cluster, namespace: str, kubelet: Kubelet, serve: Serve) -> None:
     run = serve(wait=True, log_info=False)
     path = deployments(namespace, deployment(cluster.api, namespace, run)["metadata"]["name"])
     cluster.api.merge(f"{path}/scale", {"spec": {"replicas": 0}}, fieldManager="kubectl").ok()
-    places.until(lambda: run.refresh().state == "STOPPED", 30, "STOPPED")
+    places.until(lambda: "scaled it to zero" in (run.refresh().status.message or ""), 30, "it to be seen")
+    assert run.state != "RUNNING"
+    run.stop()
     run.resume(wait=True, timeout=60, log_info=False)
     assert run.state == "RUNNING"
+    assert deployment(cluster.api, namespace, run)["spec"]["replicas"] == 1
 
 
 def test_who_removes_it_while_somebody_waits(cluster: Cluster, namespace: str, kubelet: Kubelet, serve: Serve) -> None:

@@ -40,7 +40,7 @@ class Node:
 
     @property
     def type(self) -> str:
-        """"" where there is none, or several: a quantity of KServe's kinds is a number or a text."""
+        """ "" where there is none, or several: a quantity of KServe's kinds is a number or a text."""
         said = self.schema.get("type", "")
         kinds = [one for one in said if one != "null"] if isinstance(said, list) else [str(said)]
         return kinds[0] if len(kinds) == 1 else ""
