@@ -87,7 +87,7 @@ def cluster_environment(file: Path) -> Iterator[dict[str, str]]:
 def test_blocks_run(page: Path, hub_environment: dict[str, str], tmp_path: Path) -> None:
     with ExitStack() as stack:
         environment = hub_environment
-        if "--target kubernetes" in page.read_text(encoding="utf-8"):
+        if page.name == "kubernetes.md":
             environment = environment | stack.enter_context(cluster_environment(tmp_path / "kubeconfig"))
         reader = stack.enter_context(Reader(environment))
         for block in blocks(page):
