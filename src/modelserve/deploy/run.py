@@ -167,8 +167,8 @@ class Run(Entity):
     ) -> Any:
         """Other parameters, in place: a rolling update, in which the former pods answer until the new ones do; itself.
 
-        A parameter that is None is taken out. dry_run: a list of manifests, as the cluster would have them, and nothing
-        is changed. force: fields that others have set meanwhile, too. Raises ConfigError, TargetError.
+        Of a run that is stopped, from its resume on. A parameter that is None is taken out. dry_run: a list of
+        manifests, as the cluster would have them, and nothing is changed. force: fields that others have set meanwhile, too. Raises ConfigError, TargetError.
         """
         target = self._in_a_cluster("an update")
         self.refresh()
@@ -178,7 +178,7 @@ class Run(Entity):
             return target.check(self._record.replace(spec=spec), force=force)
         target.update(self._record, spec, force=force)
         super().refresh()
-        return self.wait(timeout=timeout, log_info=log_info) if wait else self
+        return self.wait(timeout=timeout, log_info=log_info) if wait and self.state != "STOPPED" else self
 
     def scale(self, replicas: int, *, wait: bool = False, timeout: float = WAIT_S, log_info: bool = True) -> Run:
         """So many pods. Raises ConfigError, TargetError."""

@@ -239,12 +239,14 @@ def test_stopped_and_resumed(fake: Fake, bert: ms.Function) -> None:
     assert fake.objects("Pod") == []
     assert kinds(fake) == ["Deployment", "PersistentVolumeClaim", "Service"], "disks and names stay"
     assert run.refresh().state == "STOPPED"
-    with pytest.raises(TargetError, match="the run is STOPPED, and cannot be changed; resume it first"):
-        run.update(envs={"A": "1"})
+    run.update(envs={"A": "1"}, wait=True)
+    assert (run.state, run.spec.envs) == ("STOPPED", [{"name": "A", "value": "1"}])
+    assert fake.objects("Pod") == [], "it is stopped all the same"
     with pytest.raises(TargetError, match="the run is STOPPED, and cannot be changed; resume it first"):
         run.scale(2)
     run.resume(wait=True, timeout=WAIT_S, log_info=False)
     assert (run.state, len(fake.objects("Pod"))) == ("RUNNING", 2)
+    assert all({"name": "A", "value": "1"} in one["spec"]["containers"][0]["env"] for one in fake.objects("Pod"))
     run.stop()
     run.delete()
     assert fake.everything("default") == []
@@ -330,3 +332,31 @@ def test_found_again_without_the_store(
     for one in found.values():
         one.delete()
     assert [one["metadata"]["name"] for one in fake.objects("Deployment")] == ["x"]
+
+
+def test_a_path_with_a_password_is_found_again(
+    fake: Fake, bert: ms.Function, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the run's Secret alone."""
+    path = "https://me:hunter2@models.example/bert.zip?signature=hunter3"
+    run = running(ms.new_function("demo", "zipped", "huggingfaceserve", path=path))
+    seen = str([one for one in fake.everything("default") if one["kind"] != "Secret"])
+    assert "hunter" not in seen
+    move(monkeypatch, home.parent / "elsewhere")
+    (again,) = ms.list_runs(target=CLUSTER)
+    assert again.spec.path == path
+    again.update(envs={"A": "1"}, wait=True, timeout=WAIT_S, log_info=False)
+    assert run.id == again.id
+
+
+def test_the_address_of_a_balancer_may_come_late(
+    fake: Fake, bert: ms.Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = running(bert)
+    run.update(service_type="LoadBalancer", wait=True, timeout=WAIT_S, log_info=False)
+    fake.wait(lambda: any((one.get("status") or {}).get("loadBalancer") for one in fake.objects("Service")))
+    asked: list[str] = []
+    monkeypatch.setattr("modelserve.deploy.kubernetes.service._takes_connections", lambda one: not asked.append(one))
+    ingress = only(fake, "Service")["status"]["loadBalancer"]["ingress"][0]
+    assert run.client.url == f"http://{ingress['ip']}:8080"
+    assert asked == [f"{ingress['ip']}:8080"]

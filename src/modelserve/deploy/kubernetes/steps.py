@@ -55,11 +55,14 @@ def begin(store: Store, cluster: Cluster, record: Record) -> None:
 
 
 def change(store: Store, cluster: Cluster, record: Record, spec: Json, *, force: bool) -> None:
-    """Another spec, in place: new pods where the pods change, one after the other. Raises TargetError, ConfigError; the
-    run is as it was then."""
+    """Another spec, in place: new pods where the pods change, one after the other; of a run that is stopped, from its
+    resume on. Raises TargetError, ConfigError; the run is as it was then."""
     for name in _FIXED:
         if record.spec.get(name) != spec.get(name):
             raise ConfigError(f"{name} is {record.spec.get(name)!r}; it cannot change while the run is there")
+    if record.state == "STOPPED":
+        _change_stopped(store, cluster, record, spec)
+        return
     _check_state(record)
     kind, name = serving(record)
     live = _live(cluster, record)
@@ -193,6 +196,21 @@ def _check_state(record: Record) -> None:
     """Raises TargetError for a run that has no pods."""
     if record.state not in noted.LOOKED_AT or "cluster" not in record.status:
         raise TargetError(f"the run is {record.state}, and cannot be changed; resume it first")
+
+
+def _change_stopped(store: Store, cluster: Cluster, record: Record, spec: Json) -> None:
+    """Where there is no room for one pod more, a run is stopped, changed and resumed."""
+    after = record.replace(spec=with_access_mode(spec))
+    if _wants_gpu(after) != _wants_gpu(record):
+        after = after.replace(status=after.status | {"image": source.image(spec)})
+    applied.check(cluster, source.manifests(after, store), force=True)
+
+    def step(now_: Record) -> Record:
+        if now_.state != "STOPPED":
+            raise TargetError(f"the run is {now_.state} by now, and was not changed; change it again")
+        return now_.replace(spec=after.spec, status=now_.status | {"image": after.status["image"]})
+
+    _changed(store, record, step)
 
 
 def _live(cluster: Cluster, record: Record) -> int:
