@@ -168,7 +168,8 @@ class Run(Entity):
         """Other parameters, in place: a rolling update, in which the former pods answer until the new ones do; itself.
 
         Of a run that is stopped, from its resume on. A parameter that is None is taken out. dry_run: a list of
-        manifests, as the cluster would have them, and nothing is changed. force: fields that others have set meanwhile, too. Raises ConfigError, TargetError.
+        manifests, as the cluster would have them, and nothing is changed. force: fields that others have set
+        meanwhile, too. Raises ConfigError, TargetError.
         """
         target = self._in_a_cluster("an update")
         self.refresh()
