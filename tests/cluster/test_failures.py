@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from modelserve.deploy.kubernetes import noted
 from modelserve.errors import RunFailed, WaitTimeout
 from tests.cluster import kubelet as kubelets
 from tests.cluster.cluster import Serve
@@ -41,8 +42,9 @@ def test_the_cause_is_said_early(kubelet: Kubelet, serve: Serve, saying: Saying,
     run.delete()
 
 
-def test_no_node_takes_it(kubelet: Kubelet, serve: Serve) -> None:
+def test_no_node_takes_it(kubelet: Kubelet, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """With patience, since a node may be on its way; then with the scheduler's words."""
+    monkeypatch.setattr(noted, "_PATIENCE_S", 3.0)
     kubelet.say(kubelets.unschedulable)
     run = serve()
     with pytest.raises(RunFailed, match=r"Insufficient nvidia\.com/gpu"):

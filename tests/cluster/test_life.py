@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import modelserve as ms
+from modelserve.deploy.kubernetes import noted
 from modelserve.errors import ModelServeError, RunFailed
 from tests.cluster import places
 from tests.cluster.api import Api, pods
@@ -190,9 +191,15 @@ def test_a_server_that_cannot_start_says_why(
     ids=["image", "node"],
 )
 def test_a_pod_that_cannot_start_says_why(
-    cluster: Cluster, tiny_one: ms.Function, serving: dict[str, Any], wrong: dict[str, Any], words: list[str]
+    cluster: Cluster,
+    tiny_one: ms.Function,
+    serving: dict[str, Any],
+    wrong: dict[str, Any],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the words of the cluster's own kubelet and scheduler."""
+    monkeypatch.setattr(noted, "_PATIENCE_S", 3.0)
     run = tiny_one.run(action="serve", target="kubernetes", resources=ONE_CPU, **serving | wrong)
     with pytest.raises(RunFailed) as failed:
         run.wait(timeout=cluster.timeout_s, log_info=False)
