@@ -42,7 +42,7 @@ test-all: .venv/.dev ## every test
 test-vllm: .venv/.dev ## vLLM itself on a CPU (makes an environment of 3.5 GB)
 	$(BIN)/python -m pytest -m "" tests/backends/vllm_real.py $(ARGS)
 
-control-plane: .venv/.dev ## a real kube-apiserver of Debian's source package, with etcd, under .venvs (10 CPU minutes)
+control-plane: .venv/.dev ## a real kube-apiserver of Debian's source package, with etcd, under .venvs (6 CPU minutes)
 	$(BIN)/python -m tests.deploy.kubernetes.build $(ARGS)
 
 test-cluster: .venv/.dev ## the suite of a cluster: MODELSERVE_TEST_KUBECONFIG's, or a control plane of its own
