@@ -65,7 +65,8 @@ class _Lines:
     def tell(self, run: Run, stage: str, fraction: float) -> None:
         line = f"RUNNING at {run.url}"
         if run.state != "RUNNING":
-            message = run.status.message or ""
+            # On this machine the message says no more than the state and the stage do.
+            message = "" if run.spec.target == "local" else run.status.message or ""
             line = f"{run.state} {stage}".strip() + (f": {message}" if message and message not in stage else "")
         if line != self._said:
             self._said = line

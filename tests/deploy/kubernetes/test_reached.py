@@ -57,16 +57,6 @@ def test_asked_from_here(fake: Fake, bert: ms.Function, server: Server) -> None:
         run.predict(TEXT)
 
 
-@pytest.mark.slow
-def test_a_load_balancer_is_asked_directly(fake: Fake, bert: ms.Function, server: Server) -> None:
-    fake.backends = {8080: ("127.0.0.1", server.http_port)}
-    run = running(bert, service_type="LoadBalancer", http_port=server.http_port)
-    fake.wait(lambda: any(one["status"].get("loadBalancer", {}).get("ingress") for one in fake.objects("Service")))
-    run._record.status["service"]["urls"].append(f"127.0.0.1:{server.http_port}")
-    assert run.predict(TEXT, top_k=1)
-    assert not any("portforward" in path for _, path in fake.requests)
-
-
 def test_a_port_that_nobody_listens_on(fake: Fake, bert: ms.Function) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
