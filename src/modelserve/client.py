@@ -144,7 +144,7 @@ class Client:
             yield
         except httpx2.TimeoutException as error:
             within = f"{timeout:g} s" if isinstance(timeout, int | float) else "its time-out"
-            raise InvokeError(f"{self.url} did not answer within {within}") from error
+            raise InvokeError(f"{self.url} did not answer within {within}", timed_out=True) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise InvokeError(f"{self.url} cannot be asked: {error}") from error
 

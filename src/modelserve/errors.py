@@ -174,8 +174,10 @@ class WaitTimeout(DeployError):
 
 
 class InvokeError(DeployError):
-    """A running server could not be asked, or answered with an error; `status` is its HTTP status, 0 without one."""
+    """A running server could not be asked, or answered with an error; `status` is its HTTP status, 0 without one;
+    `timed_out`: it may still be at it."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    def __init__(self, message: str, *, status: int = 0, timed_out: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.timed_out = timed_out

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from modelserve.commands.find import RUN_HELP, find, json_option, line, row, run_argument
+from modelserve.commands.find import RUN_HELP, find, json_option, run_argument, tell
 from modelserve.commands.run import RunCommand
 from modelserve.errors import ConfigError
 from modelserve.listing import print_json
 from modelserve.run_line import DEFAULT_PROJECT, UPDATE_OPTIONS, WAIT_S, parse
-
-if TYPE_CHECKING:
-    from modelserve.deploy.run import Run
 
 
 @click.command(short_help="Change how many pods a run has.", epilog=RUN_HELP)
@@ -32,7 +27,7 @@ def scale(name: str, project: str | None, replicas: int, no_wait: bool, timeout:
     """
     found = find(name, project)
     found.scale(replicas, wait=not no_wait, timeout=timeout, log_info=not as_json)
-    return _tell(found, as_json)
+    return tell(found, as_json)
 
 
 class UpdateCommand(RunCommand):
@@ -63,11 +58,4 @@ def update(argv: list[str]) -> int:
         return print_json(found.update(dry_run=True, force=asked.force, **asked.parameters))
     wait = not asked.no_wait
     found.update(wait=wait, timeout=asked.timeout, log_info=not asked.json, force=asked.force, **asked.parameters)
-    return _tell(found, asked.json)
-
-
-def _tell(found: Run, as_json: bool) -> int:
-    if as_json:
-        return print_json(row(found))
-    click.echo(line(found))
-    return 0
+    return tell(found, asked.json)

@@ -9,6 +9,7 @@ import click
 
 from modelserve.commands.completion import offers, project_words, run_words
 from modelserve.errors import ConfigError
+from modelserve.listing import print_json
 
 if TYPE_CHECKING:
     from modelserve.deploy.run import Run
@@ -69,6 +70,14 @@ def row(one: Run) -> dict[str, Any]:
         "memory_bytes": used.memory_bytes if used else None,
         "requests_per_s": used.requests_per_s if used else None,
     }
+
+
+def tell(one: Run, as_json: bool) -> int:
+    """Print a run, as JSON or in one line."""
+    if as_json:
+        return print_json(row(one))
+    click.echo(line(one))
+    return 0
 
 
 def line(one: Run) -> str:

@@ -12,10 +12,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from modelserve.commands.completion import begun, flag_words, function_words
-from modelserve.commands.find import SHORT, line, row
+from modelserve.commands.find import SHORT, tell
 from modelserve.commands.named import function_of
 from modelserve.errors import ConfigError, EntityNotFound, RunFailed, TargetError
-from modelserve.listing import print_json
 from modelserve.run_line import FORMS, OPTIONS, Line, Option, names, parse
 
 if TYPE_CHECKING:
@@ -84,9 +83,9 @@ def run(argv: list[str]) -> int:
         try:
             signals.heed()
             if asked.no_wait:
-                return _tell(made, asked)
+                return tell(made, asked.json)
             made.wait(timeout=asked.timeout, log_info=not asked.json)
-            _tell(made, asked)
+            tell(made, asked.json)
             return 0 if asked.detach else _followed(made, asked)
         except KeyboardInterrupt:
             if asked.detach or asked.no_wait:
@@ -122,13 +121,6 @@ def _end(made: Run) -> None:
 def _say(sentence: str) -> None:
     with suppress(OSError):  # the terminal may be gone
         click.echo(sentence, err=True)
-
-
-def _tell(made: Run, asked: Line) -> int:
-    if asked.json:
-        return print_json(row(made))
-    click.echo(line(made))
-    return 0
 
 
 class _Signals:

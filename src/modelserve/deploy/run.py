@@ -44,6 +44,11 @@ POLL_S = 0.2
 class Run(Entity):
     """One run. As a context manager it is waited for, and stopped at the end."""
 
+    def __init__(self, record: Record, store: Store, target: Target | None = None) -> None:
+        """target: what serves it, where there is one already; several runs may share one, and its connections."""
+        super().__init__(record, store)
+        self._known_target = target
+
     @property
     def state(self) -> str:
         return self._record.state
@@ -87,8 +92,7 @@ class Run(Entity):
 
     @cached_property
     def _target(self) -> Target:
-        target: Target = registry.load(registry.TARGETS[self._record.spec["target"]])(self._store)
-        return target
+        return self._known_target or _shared(self._record, self._store, {})
 
     @property
     def client(self) -> Client:
@@ -301,13 +305,13 @@ class Run(Entity):
         try:
             return ask(client)
         except InvokeError as error:
-            if error.status or "did not answer within" in error.message:
-                raise  # what takes long would take as long again
+            if error.status:
+                raise
             self.refresh()
             if self.state != "RUNNING":
                 raise InvokeError(self._no_service()) from error
-            if self.url == asked and not isinstance(self._target, ClusterTarget):
-                raise
+            if error.timed_out or (self.url == asked and not isinstance(self._target, ClusterTarget)):
+                raise  # what takes long would take as long again
         self._close()
         try:
             return ask(self.client)
@@ -332,12 +336,11 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
     state that is none."""
     if state is not None and (not isinstance(state, str) or state.upper() not in states.NEXT):
         raise ConfigError(f"state is {state!r}; it must be one of {', '.join(states.NEXT)}")
-    found = [Run(record, store) for record in records]
     targets: dict[str, Target] = {}
+    found = [Run(record, store, _shared(record, store, targets)) for record in records]
     silent: set[str] = set()
     gone: set[str] = set()
     for run in found:
-        run.__dict__["_target"] = targets.setdefault(run.spec.target, run._target)
         where = str((run.status.cluster or {}).get("server", ""))
         if not run.alive or where in silent:
             continue
@@ -351,6 +354,13 @@ def observed(records: list[Record], store: Store, state: str | None = None) -> l
         except (TargetError, ConfigError) as error:
             log.warning("the run %s: %s; what is said of it is what was seen last", run.id, error.message)
     return [run for run in found if run.id not in gone and (state is None or run.state == state.upper())]
+
+
+def _shared(record: Record, store: Store, targets: dict[str, Target]) -> Target:
+    name = record.spec["target"]
+    if name not in targets:
+        targets[name] = registry.load(registry.TARGETS[name])(store)
+    return targets[name]
 
 
 def _stopping(record: Record) -> Record:

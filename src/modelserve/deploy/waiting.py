@@ -46,8 +46,7 @@ def wait(run: Run, timeout_s: float, poll_s: float, show: bool) -> None:
                 raise RunFailed(f"the run {run.id} is {run.state}" + (f": {message}" if message else ""))
             if time.monotonic() >= deadline:
                 far = f", {stage} {fraction:.0%}" if stage else ""
-                why = f": {message}" if message else ""
-                raise WaitTimeout(f"the run {run.id} is still {run.state} after {timeout_s:g} s{far}{why}")
+                raise WaitTimeout(f"the run {run.id} is still {run.state} after {timeout_s:g} s{far}")
             changes.wait(poll_s, max(0.0, deadline - time.monotonic()))
 
 
@@ -63,11 +62,7 @@ class _Lines:
     def __exit__(self, *error: object) -> None: ...
 
     def tell(self, run: Run, stage: str, fraction: float) -> None:
-        line = f"RUNNING at {run.url}"
-        if run.state != "RUNNING":
-            # On this machine the message says no more than the state and the stage do.
-            message = "" if run.spec.target == "local" else run.status.message or ""
-            line = f"{run.state} {stage}".strip() + (f": {message}" if message and message not in stage else "")
+        line = f"{run.state} {stage}".strip() if run.state != "RUNNING" else f"RUNNING at {run.url}"
         if line != self._said:
             self._said = line
             print(line, file=sys.stderr, flush=True)

@@ -139,6 +139,17 @@ def test_an_autoscaler_takes_over_what_there_is(fake: Fake, bert: ms.Function) -
     assert only(fake, "Deployment")["spec"]["replicas"] == 3
 
 
+def test_a_refused_end_of_an_autoscaler_changes_nothing(fake: Fake, bert: ms.Function) -> None:
+    scaling = {"min_replicas": 2, "max_replicas": 4, "target": 80}
+    run = running(bert, scaling=scaling, resources={"cpu": "1"})
+    fake.quota({"count/poddisruptionbudgets.policy": "0"})
+    with pytest.raises(TargetRefused, match="exceeded quota"):
+        run.update(scaling=None, replicas=3, disruption_budget=1)
+    assert only(fake, "Deployment")["spec"]["replicas"] == 2
+    run.update(scaling=None, replicas=3, wait=True, timeout=WAIT_S, log_info=False)
+    assert only(fake, "Deployment")["spec"]["replicas"] == 3
+
+
 def test_updated_in_place(fake: Fake, bert: ms.Function) -> None:
     run = running(bert, replicas=2, envs={"A": "1"}, disruption_budget=1)
     before = {one["metadata"]["uid"] for one in fake.objects("Pod")}

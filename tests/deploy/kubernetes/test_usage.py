@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import modelserve as ms
 from modelserve.deploy.kubernetes import usage
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.target import Usage
@@ -61,10 +62,22 @@ def test_what_a_metrics_server_leaves_out(fake: Fake, api: Cluster) -> None:
 
 def test_no_metrics_server_or_none_for_us(fake: Fake, api: Cluster) -> None:
     _up(fake, 1)
-    assert usage.of(api, RUN) == Usage()
+    with pytest.raises(TargetRefused) as found:
+        usage.of(api, RUN)
+    assert found.value.status == 404
     fake.install("metrics.k8s.io")
     fake.deny("list", "pods")
-    assert usage.of(api, RUN) == Usage()
+    with pytest.raises(TargetRefused) as found:
+        usage.of(api, RUN)
+    assert found.value.status == 403
+
+
+def test_a_run_without_metrics_is_a_run(fake: Fake, bert: ms.Function) -> None:
+    """Nobody knows what it uses, which is no error; and nobody asks again for each run that is listed."""
+    for _ in range(2):
+        bert.run("serve", target="kubernetes")
+    assert [run.usage for run in ms.list_runs()] == [Usage(), Usage()]
+    assert sum("metrics.k8s.io" in path for _, path in fake.requests) == 1
 
 
 def test_a_cluster_that_knows_nobody_or_does_not_answer(fake: Fake, tmp_path: Path) -> None:

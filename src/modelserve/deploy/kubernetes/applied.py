@@ -48,6 +48,7 @@ def apply(cluster: Cluster, manifests: Sequence[Json], *, force: bool) -> None:
     made: list[Json] = []
     try:
         for manifest in manifests:
+            # Asked before: an answer that says "created" may be lost, and the next one says "changed".
             if cluster.get(manifest["kind"], manifest["metadata"]["name"]) is None:
                 made.append(manifest)
             cluster.apply(manifest, force=force)

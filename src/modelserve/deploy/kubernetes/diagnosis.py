@@ -47,7 +47,8 @@ def of(seen: Snapshot, *, was_running: bool) -> Verdict:
         return Verdict("ERROR", f"its {seen.kind} is not in the cluster any more: somebody has removed it")
     generation, observed = serving["metadata"].get("generation", 0), _status(serving).get("observedGeneration", 0)
     if seen.kind == "Deployment":
-        if observed < generation and not (was_running and _answering(seen, serving["spec"]["template"])):
+        answers = any(map(is_ready, current(seen.pods, serving["spec"]["template"])))
+        if observed < generation and not (was_running and answers):
             return Verdict("PENDING", stage="waiting for the cluster")
         return _of_deployment(seen, serving, was_running)
     if "observedGeneration" in _status(serving) and observed < generation:
@@ -81,15 +82,14 @@ def _of_deployment(seen: Snapshot, serving: Json, was_running: bool) -> Verdict:
     if counts["replicas"] > counts["updatedReplicas"]:
         far += f", {counts['replicas'] - counts['updatedReplicas']} are as before the change"
     found, pod = _worst(pods, seen)
-    if was_running and _answering(seen, serving["spec"]["template"]):
-        return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
+    if was_running and any(map(is_ready, pods)):
+        return _in_part(far, found)
     for condition in status.get("conditions") or ():
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             return Verdict("ERROR", f"the cluster makes no pods for it: {condition.get('message')}")
     stage = f"{found.stage}, {far}" if pods else "waiting for pods"
     if found.fatal or found.patience:
-        state: State = "ERROR" if found.fatal else "PENDING"
-        return Verdict(state, found.message, stage, found.fraction, pod, found.previous, found.patience)
+        return _held_up(found, stage, pod)
     for condition in status.get("conditions") or ():
         if condition.get("reason") == "ProgressDeadlineExceeded" and condition.get("status") == "False":
             why = found.message or f"{far}, the others are {found.stage}"
@@ -103,26 +103,30 @@ def _of_inference_service(seen: Snapshot, serving: Json, was_running: bool) -> V
     ready: Json = next((one for one in conditions if one.get("type") == "Ready"), {})
     predictor = serving["spec"]["predictor"]
     template = {"metadata": {"annotations": predictor.get("annotations") or {}}}
-    pods, answering = current(seen.pods, template), _answering(seen, template)
+    pods = current(seen.pods, template)
+    answering = sum(map(is_ready, pods))
     found, pod = _worst(pods, seen)
     wanted = max(1, int(predictor.get("minReplicas") or 1))
     if ready.get("status") == "True" and answering >= wanted:
         return Verdict("RUNNING", stage="ready", fraction=1.0)
     if was_running and answering:
-        far = f"{answering} of {wanted} pods answer"
-        return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
+        return _in_part(f"{answering} of {wanted} pods answer", found)
     said = ready.get("message") or ""
     stage = found.stage if pods else "waiting for pods"
     message = found.message or (f"KServe: {said}" if said else "")
     if found.fatal or found.patience:
-        state: State = "ERROR" if found.fatal else "PENDING"
-        return Verdict(state, message, stage, found.fraction, pod, found.previous, found.patience)
+        return _held_up(found, stage, pod)
     return Verdict("PENDING", message, stage, _mean(pods, seen, len(pods)))
 
 
-def _answering(seen: Snapshot, template: Json) -> int:
-    """How many pods that are as the run is now answer."""
-    return sum(is_ready(pod) for pod in current(seen.pods, template))
+def _in_part(far: str, found: Trouble) -> Verdict:
+    """Some pods of a run that has been up answer."""
+    return Verdict("RUNNING", f"{far}: {found.message}" if found.message else far, "ready", 1.0)
+
+
+def _held_up(found: Trouble, stage: str, pod: str) -> Verdict:
+    state: State = "ERROR" if found.fatal else "PENDING"
+    return Verdict(state, found.message, stage, found.fraction, pod, found.previous, found.patience)
 
 
 def _worst(pods: Sequence[Json], seen: Snapshot) -> tuple[Trouble, str]:

@@ -23,7 +23,7 @@ from modelserve.errors import ConfigError, TargetRefused
 
 log = logging.getLogger("modelserve")
 
-_OURS = "app.kubernetes.io/managed-by=modelserve"
+_MANAGED = "app.kubernetes.io/managed-by=modelserve"
 Json = dict[str, Any]
 
 
@@ -39,8 +39,8 @@ class Found(NamedTuple):
 
 def runs(cluster: Cluster) -> list[Found]:
     """Every run in the cluster's namespace. Raises TargetRefused, TargetUnreachable."""
-    deployments = cluster.list("Deployment", _OURS)[0]
-    services = applied.listed(cluster, "InferenceService", _OURS)
+    deployments = cluster.list("Deployment", _MANAGED)[0]
+    services = applied.listed(cluster, "InferenceService", _MANAGED)
     return [found for one in (*deployments, *services) for found in _read(one)]
 
 

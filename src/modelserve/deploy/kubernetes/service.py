@@ -63,6 +63,11 @@ def reach(cluster: Cluster, record: Record, name: str, serving: str) -> Reach:
         if _takes_connections(address):
             return Reach(f"http://{address}")
     forward = Forward(cluster, lambda: _ready_pod(cluster, record))
+    try:
+        forward.check()  # a right that is missing is said at once, and not after a request that was lost
+    except TargetError:
+        forward.close()
+        raise
     return Reach(forward.url, forward.close, lambda: forward.last_error)
 
 

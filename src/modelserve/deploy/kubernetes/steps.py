@@ -68,18 +68,16 @@ def change(store: Store, cluster: Cluster, record: Record, spec: Json, *, force:
     live = _live(cluster, record)
     if live and "scaling" not in spec and spec.get("replicas") == record.spec.get("replicas"):
         spec = spec | {"replicas": live}  # as it was scaled since, by whomever
-    after = record.replace(spec=with_access_mode(spec))
-    if _wants_gpu(after) != _wants_gpu(record):
-        after = after.replace(status=after.status | {"image": source.image(spec)})
+    after = _with_spec(record, spec)
     manifests = source.manifests(after, store)
     if _pods(manifests) != _pods(source.manifests(record, store)):
         after = after.replace(status=after.status | {"begun": now()})
         manifests = source.manifests(after, store)
-    if live and "scaling" in record.spec and "scaling" not in after.spec:
-        cluster.scale(kind, name, _replicas(after))
-    applied.check(cluster, manifests, force=force)
-    if live and ("scaling" in after.spec) != ("scaling" in record.spec):
-        # It is ours before it is the autoscaler's, or ours again: nobody's, it would fall to 1 for a moment.
+    hands_over = live > 0 and ("scaling" in after.spec) != ("scaling" in record.spec)
+    applied.check(cluster, _with_replicas(manifests, live) if hands_over else manifests, force=force)
+    if hands_over:
+        # The number of pods is ours before it is the autoscaler's, and ours again afterwards: nobody's, it would fall
+        # to 1 for a moment.
         cluster.scale(kind, name, live if "scaling" in after.spec else _replicas(after))
     facts = {name: after.status[name] for name in ("begun", "image")}
     gone = dict.fromkeys(("alias", "moves", "held"))
@@ -192,6 +190,14 @@ def _changing(spec: Json, facts: Json) -> Callable[[Record], Record]:
     return step
 
 
+def _with_replicas(manifests: Sequence[Json], live: int) -> list[Json]:
+    """As many as there are: what an autoscaler has set so is no conflict."""
+    return [
+        one | {"spec": one["spec"] | {"replicas": live}} if "replicas" in one.get("spec", {}) else one
+        for one in manifests
+    ]
+
+
 def _check_state(record: Record) -> None:
     """Raises TargetError for a run that has no pods."""
     if record.state not in noted.LOOKED_AT or "cluster" not in record.status:
@@ -200,9 +206,7 @@ def _check_state(record: Record) -> None:
 
 def _change_stopped(store: Store, cluster: Cluster, record: Record, spec: Json) -> None:
     """Where there is no room for one pod more, a run is stopped, changed and resumed."""
-    after = record.replace(spec=with_access_mode(spec))
-    if _wants_gpu(after) != _wants_gpu(record):
-        after = after.replace(status=after.status | {"image": source.image(spec)})
+    after = _with_spec(record, spec)
     applied.check(cluster, source.manifests(after, store), force=True)
 
     def step(now_: Record) -> Record:
@@ -237,8 +241,11 @@ def _image(record: Record) -> str:
     return str(record.status.get("image") or source.image(record.spec))
 
 
-def _wants_gpu(record: Record) -> bool:
-    return "gpu" in record.spec.get("resources", {})
+def _with_spec(record: Record, spec: Json) -> Record:
+    """The run as it is to be; one that comes to want a GPU wants the image for it."""
+    wants_gpu = ["gpu" in one.get("resources", {}) for one in (record.spec, spec)]
+    image = {"image": source.image(spec)} if wants_gpu[0] != wants_gpu[1] else {}
+    return record.replace(spec=with_access_mode(spec), status=record.status | image)
 
 
 def _pods(manifests: Sequence[Json]) -> list[Any]:

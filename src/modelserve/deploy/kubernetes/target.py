@@ -33,7 +33,7 @@ from modelserve.deploy.manifests import source
 from modelserve.deploy.record import Record
 from modelserve.deploy.store import Store
 from modelserve.deploy.target import LogsAsked, Progress, Reach, Usage
-from modelserve.errors import ConfigError, EntityExists, TargetError, TargetRefused, TargetUnreachable
+from modelserve.errors import ConfigError, EntityExists, EntityNotFound, TargetError, TargetRefused, TargetUnreachable
 
 _LINES, _LINE, _CHARACTERS = 10, 200, 600
 """Of a pod's log, in an error: lines, characters of each, and of all."""
@@ -83,7 +83,9 @@ class KubernetesTarget:
         if "applying" in record.status:
             return self._change(record, noted.applying)
         verdict = diagnosis.of(seen, was_running=record.state == "RUNNING")
-        self._progress[record.id] = Progress(verdict.stage, verdict.fraction)
+        new = verdict.message and verdict.message not in verdict.stage
+        happens = f"{verdict.stage}: {verdict.message}" if new else verdict.stage
+        self._progress[record.id] = Progress(happens, verdict.fraction)
         facts: Json = {}
         has_arrived = record.status.get("alias") == record.status["begun"] and "service" in record.status
         if verdict.state == "RUNNING" and not has_arrived:
@@ -182,8 +184,11 @@ class KubernetesTarget:
         return self._clusters[place]
 
     def _has_ended(self, record: Record) -> bool:
-        found = [one for one in self._store.list("run", record.project) if one.id == record.id]
-        return not found or self.observe(found[0]).state in ("STOPPED", "DELETED", "DELETING")
+        try:
+            found = self._store.get("run", record.project, record.id)
+            return self.observe(found).state in ("STOPPED", "DELETED", "DELETING")
+        except EntityNotFound:
+            return True
 
     def _change(self, record: Record, step: Callable[[Record], Record]) -> Record:
         return self._store.change("run", record.project, record.id, step)

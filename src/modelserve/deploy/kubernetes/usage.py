@@ -12,21 +12,12 @@ from fractions import Fraction
 from modelserve.deploy.kubernetes.cluster import Cluster, Json
 from modelserve.deploy.quantity import amount
 from modelserve.deploy.target import Usage
-from modelserve.errors import TargetRefused
-
-_NOBODY_KNOWS = (403, 404, 503)
-"""Not ours to know, no metrics server, or one that is down: no reason to fail for whoever looks at a run."""
 
 
 def of(cluster: Cluster, labels: str) -> Usage:
     """Over all containers of the pods with these labels; what nobody knows, such as of pods that have just begun, is
-    None. Raises TargetUnreachable, and TargetRefused where the cluster does not know the user."""
-    try:
-        pods, _ = cluster.list("PodMetrics", labels)
-    except TargetRefused as error:
-        if error.status in _NOBODY_KNOWS:
-            return Usage()
-        raise
+    None. Raises TargetRefused, also where there is no metrics server, and TargetUnreachable."""
+    pods, _ = cluster.list("PodMetrics", labels)
     cores, memory = list(_amounts(pods, "cpu")), list(_amounts(pods, "memory"))
     return Usage(
         float(sum(cores, Fraction())) if cores else None,
