@@ -94,9 +94,7 @@ class TestPods:
         """Nodes and disks may be on their way: that is no failure for half a minute."""
         fake.fate = fates.unschedulable()
         run = serve(bert)
-        with pytest.raises(
-            ms.WaitTimeout, match=r"a node, 0 of 1 pods answer: no node .* 2 Insufficient cpu"
-        ):
+        with pytest.raises(ms.WaitTimeout, match=r"a node, 0 of 1 pods answer: no node .* 2 Insufficient cpu"):
             run.wait(timeout=1.0, log_info=False)
         assert run.state == "PENDING"
         fake.fate = fates.READY
