@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 import tempfile
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 from tests.models import CACHE
+from tests.unpacking import unpack
 
 ARCHIVE = Path(__file__).parent / "data" / "openvino-llama.tar.gz"
 
@@ -23,8 +23,7 @@ def converted() -> tuple[Path, Path]:
         CACHE.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=CACHE))
         try:
-            with tarfile.open(ARCHIVE) as archive:
-                archive.extractall(building, filter="data")
+            unpack(ARCHIVE, building, "data")
             os.replace(building, directory)
         except OSError:
             if not directory.is_dir():  # another process was faster

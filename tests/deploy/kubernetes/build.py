@@ -18,12 +18,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.environments import ROOT
+from tests.unpacking import unpack
 
 RELEASE = "bookworm"
 """Newer releases of Debian may have the package no more; its mirror has this one."""
@@ -131,8 +131,7 @@ def _source(work: Path) -> Path:
         raise CannotBuild(f"Debian {RELEASE} has no kubernetes {UPSTREAM} any more; it has {[*work.glob('*.dsc')]}")
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
-    with tarfile.open(found[0]) as archive:
-        archive.extractall(unpacked, filter="tar")
+    unpack(found[0], unpacked, "tar")
     (top,) = unpacked.iterdir()
     tree.parent.mkdir(parents=True, exist_ok=True)
     top.rename(tree)
