@@ -19,9 +19,6 @@ from modelserve.flags import (
 )
 from modelserve.vllm_flags import NAMES, OURS, SHORT, SWITCHES
 
-NOW = [parameter for parameter in PARAMETERS if not parameter.later]
-LATER = [parameter for parameter in PARAMETERS if parameter.later]
-
 VLLM = "; it is vLLM's: say it in"
 
 
@@ -40,13 +37,15 @@ def others(parameter: Parameter) -> list[tuple[str, Any]]:
     if parameter.type is float:
         return [("7", 7.0), ("0.25", 0.25), ("1e3", 1000.0)]
     if parameter.type is tuple:
-        return [("a", ("a",)), ("input_ids,attention_mask", ("input_ids", "attention_mask"))]
+        return [("input_ids=a", ("input_ids=a",)), ("input_ids,attention_mask", ("input_ids", "attention_mask"))]
+    if parameter.name == "predictor_host":
+        return [(text, text) for text in ("triton:8000", "model.ns.svc", "[::1]:8000")]
     return [(text, text) for text in ("x", " a b ", "--dashes", "a=b", "Großes\n'Ü'", "-1")]
 
 
 VALUES = [
     pytest.param(parameter, text, value, id=f"{parameter.name}={text!a}")
-    for parameter in NOW
+    for parameter in PARAMETERS
     for text, value in others(parameter)
     if value != parameter.default
 ]
@@ -93,24 +92,31 @@ def test_there_and_back(parameter: Parameter, text: str, value: Any) -> None:
 
 
 def test_there_and_back_all_at_once() -> None:
-    values = {parameter.name: others(parameter)[0][1] for parameter in NOW if not parameter.excludes}
+    values = {parameter.name: others(parameter)[0][1] for parameter in PARAMETERS if not parameter.excludes}
     config = Config(**values)
     assert len(to_args(config)) == len(values)
     assert parse(to_args(config), {}) == config
     assert from_keywords(**dataclasses.asdict(config)) == config
 
 
-@pytest.mark.parametrize("parameter", LATER, ids=name)
-def test_what_comes_later_is_refused_and_named(parameter: Parameter) -> None:
-    text, value = next((text, value) for text, value in others(parameter) if value != parameter.default)
-    sentence = " belongs to the remote predictor, which this version does not have"
-    for flag in parameter.names:
-        assert refusal([f"--{flag}={text}"]) == f"--{flag}{sentence}"
-        assert refusal([], {f"MODELSERVE_{flag.upper()}": text}) == f"MODELSERVE_{flag.upper()}{sentence}"
-    assert refusal(to_args(Config(**{parameter.name: value}))) == f"--{parameter.name}{sentence}"
-    assert from_keywords(**{parameter.name: parameter.default}) == Config()
-    with pytest.raises(ConfigError, match="belongs to the remote predictor"):
-        from_keywords(**{parameter.name: value})
+@pytest.mark.parametrize("host", ["http://t:8000", "t:8000/v2", "t:0", "t:99999", "::1", "a b", "a:b", "u@t:1"])
+def test_the_predictors_host_is_host_and_port(host: str) -> None:
+    assert refusal([f"--predictor_host={host}"]) == (
+        f"predictor_host is {host!r}; it must be host:port, without a scheme (--predictor_use_ssl is for TLS) and "
+        "without a path"
+    )
+
+
+@pytest.mark.parametrize("backend", ["vllm", "openvino"])
+def test_a_predictor_and_a_backend_of_here(backend: str) -> None:
+    assert refusal([f"--backend={backend}", "--predictor_host=x:1"]) == (
+        f"--backend {backend} runs the model here, and --predictor_host elsewhere; give only one of them"
+    )
+
+
+@pytest.mark.parametrize("names", ["input_idz", "input_ids,input_ids", "input_ids=", "attention_mask=a"])
+def test_what_is_sent_is_known(names: str) -> None:
+    assert refusal([f"--tensor_input_names={names}"]).startswith("tensor_input_names ")
 
 
 @pytest.mark.parametrize(

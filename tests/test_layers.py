@@ -14,13 +14,14 @@ from modelserve import registry
 PACKAGE = Path(registry.__file__).parent
 
 BOTTOM = {"types", "config", "errors", "registry", "environment", "urls"}
-FLAGS = BOTTOM | {"vllm_flags"}
+FLAGS = BOTTOM | {"vllm_flags", "predictor"}
 SHARED = FLAGS | {"flags", "logs", "generation"}
 SERVER = {"parent", "progress", "server", "supervisor", "worker"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in BOTTOM},
     "vllm_flags": set(),
+    "predictor": {"errors"},
     "generation": {"types", "errors"},
     "flags": FLAGS,
     "logs": BOTTOM,

@@ -49,8 +49,6 @@ def _row(parameter: Parameter) -> str:
         meaning.append(" ".join(f"`{word}` is `{choice}`." for word, choice in parameter.synonyms.items()))
     if parameter.excludes:
         meaning.append(f"Not together with {', '.join(f'`--{name}`' for name in parameter.excludes)}.")
-    if parameter.later:
-        meaning.append(f"Known, and refused by this version: belongs to {parameter.later}.")
     cells = (flag, _value(parameter), default, variables, " ".join(meaning))
     return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 

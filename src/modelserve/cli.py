@@ -155,8 +155,6 @@ def _write_row(formatter: click.HelpFormatter, parameter: flags.Parameter) -> No
     if parameter.default not in (None, (), ""):
         notes.append(f"default {flags.as_text(parameter.default)}")
     notes.append(" or ".join(filter(None, [parameter.variables[0], parameter.env])))
-    if parameter.later:
-        notes.append(f"later, with {parameter.later}")
     formatter.write_text(", ".join(f"--{name}" for name in parameter.names) + value)
     with formatter.indentation(), formatter.indentation():
         formatter.write_text(parameter.help)

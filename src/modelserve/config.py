@@ -26,7 +26,6 @@ def param(
     maximum: float | None = None,
     empty: bool = False,
     excludes: tuple[str, ...] = (),
-    later: str | None = None,
     source: str = "modelserve",
 ) -> Any:
     """One row of the table.
@@ -34,8 +33,7 @@ def param(
     choices: allowed values (any case accepted, stored lower). env: another project's variable that is honoured when
     MODELSERVE_<NAME> is not set. aliases: further flag names. synonyms: other spellings of a choice, stored as the
     choice. minimum, maximum: smallest and largest number allowed. empty: whether the empty text is a value.
-    excludes: flags that cannot be true together with this one. later: the flag is known, but what it belongs to is
-    built in a later version: giving it is an error that says so. source: whose name and default this is.
+    excludes: flags that cannot be true together with this one. source: whose name and default this is.
     """
     return field(
         default=default,
@@ -50,14 +48,13 @@ def param(
             "maximum": maximum,
             "empty": empty,
             "excludes": excludes,
-            "later": later,
             "source": source,
         },
     )
 
 
-_PREDICTOR = "the remote predictor"
-_M, _S, _T, _G, _P, _L, _O = "Model", "Server", "Task", "Generation", "Performance", "Logging", "Known from KServe"
+_M, _S, _T, _G, _P, _L = "Model", "Server", "Task", "Generation", "Performance", "Logging"
+_R, _O = "Remote predictor", "Known from KServe"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +314,58 @@ class Config:
         group=_P,
         minimum=1,
     )
+    # Remote predictor
+    predictor_host: str | None = param(
+        None,
+        "host:port of a server, such as Triton, that runs the model: texts are tokenised here, tensors are sent there, "
+        "the answer is made here. The model has the name --model_name there too.",
+        group=_R,
+        source="kserve",
+    )
+    predictor_protocol: str = param(
+        "v2",
+        "Protocol of the remote predictor. Triton's are v2 and grpc-v2.",
+        group=_R,
+        choices=("v1", "v2", "grpc-v2"),
+        aliases=("protocol",),
+        source="kserve",
+    )
+    predictor_use_ssl: bool = param(
+        False,
+        "TLS to the remote predictor; the authorities of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE.",
+        group=_R,
+        source="kserve",
+    )
+    predictor_request_timeout_seconds: int = param(
+        600, "Seconds before a request to the remote predictor is given up.", group=_R, minimum=1, source="kserve"
+    )
+    predictor_request_retries: int = param(
+        0,
+        "Further tries of a request that the remote predictor has not begun with.",
+        group=_R,
+        minimum=0,
+        source="kserve",
+    )
+    enable_predictor_health_check: bool = param(
+        False,
+        "Ask the remote predictor every few seconds whether it is ready, and not only once a request has failed.",
+        group=_R,
+        source="kserve",
+    )
+    predictor_max_batch_size: int | None = param(
+        None,
+        "Most texts of one request to the remote predictor; that of Triton's model configuration when not given, and 1 "
+        "where there is none.",
+        group=_R,
+        minimum=1,
+    )
+    tensor_input_names: tuple[str, ...] = param(
+        (),
+        "Tensors that are sent, comma separated, of input_ids, attention_mask, token_type_ids and position_ids; "
+        "input_ids=INPUT__0 where one has another name there. Those that the remote predictor lists when not given.",
+        group=_R,
+        source="kserve",
+    )
     # Logging
     log_level: str = param(
         "info",
@@ -362,35 +411,6 @@ class Config:
     )
     max_asyncio_workers: int | None = param(
         None, "Threads of the event loop's default executor.", group=_O, minimum=1, source="kserve"
-    )
-    predictor_host: str | None = param(
-        None, "Remote predictor, host:port.", group=_O, later=_PREDICTOR, source="kserve"
-    )
-    predictor_protocol: str = param(
-        "v2",
-        "Protocol of the remote predictor.",
-        group=_O,
-        choices=("v1", "v2", "grpc-v2"),
-        aliases=("protocol",),
-        later=_PREDICTOR,
-        source="kserve",
-    )
-    predictor_use_ssl: bool = param(False, "TLS to the remote predictor.", group=_O, later=_PREDICTOR, source="kserve")
-    predictor_request_timeout_seconds: int = param(
-        600, "Timeout of the remote predictor.", group=_O, minimum=1, later=_PREDICTOR, source="kserve"
-    )
-    predictor_request_retries: int = param(
-        0, "Retries against the remote predictor.", group=_O, minimum=0, later=_PREDICTOR, source="kserve"
-    )
-    enable_predictor_health_check: bool = param(
-        False, "Readiness follows the remote predictor.", group=_O, later=_PREDICTOR, source="kserve"
-    )
-    tensor_input_names: tuple[str, ...] = param(
-        (),
-        "Tensors sent to the remote predictor, comma separated.",
-        group=_O,
-        later=_PREDICTOR,
-        source="kserve",
     )
 
     @property

@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from modelserve.config import Config
 from modelserve.environment import PREFIX, is_reserved
 from modelserve.errors import ConfigError
+from modelserve.predictor import address, sent_as
 from modelserve.vllm_flags import NAMES, OURS, is_vllm
 
 _TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
@@ -46,7 +47,6 @@ class Parameter:
     maximum: float | None
     empty: bool
     excludes: tuple[str, ...]
-    later: str | None
     source: str
 
     @property
@@ -236,8 +236,6 @@ def _strangers(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _from_python(parameter: Parameter, keyword: str, value: Any) -> Any:
     if value is None and parameter.default is None:
         return None
-    if parameter.later and as_text(value) == as_text(parameter.default):
-        return parameter.default
     if parameter.type is str and not isinstance(value, str | os.PathLike):
         raise ConfigError(f"{keyword} is {value!r}; it must be {parameter.allowed}")
     return _value(parameter, keyword, as_text(value))
@@ -246,8 +244,6 @@ def _from_python(parameter: Parameter, keyword: str, value: Any) -> Any:
 def _value(parameter: Parameter, said: str, text: str) -> Any:
     """`text` as a value of the parameter's type. `said` is where it came from: a flag, a variable or a keyword."""
     word = text.strip().lower()
-    if parameter.later:
-        raise ConfigError(_belongs(said, parameter.later))
     if parameter.choices:
         choice = parameter.synonyms.get(word, word)
         if choice in parameter.choices:
@@ -281,7 +277,19 @@ def _checked(values: dict[str, Any]) -> Config:
         shlex.split(config.vllm_args)
     except ValueError as error:
         raise ConfigError(f"vllm_args is {config.vllm_args!r}; a quotation mark is missing") from error
+    _check_predictor(config)
     return config
+
+
+def _check_predictor(config: Config) -> None:
+    sent_as(config.tensor_input_names)
+    if config.predictor_host is None:
+        return
+    address(config.predictor_host, ssl=config.predictor_use_ssl)
+    if config.backend not in ("auto", "huggingface"):
+        raise ConfigError(
+            f"--backend {config.backend} runs the model here, and --predictor_host elsewhere; give only one of them"
+        )
 
 
 def _variable(name: str) -> str:
@@ -306,7 +314,3 @@ def _unknown(kind: str, said: str, name: str, spelled: Callable[[str], str]) -> 
         if near
         else f"{wrong}; `modelserve serve --help` lists what there is"
     )
-
-
-def _belongs(said: str, later: str) -> str:
-    return f"{said} belongs to {later}, which this version does not have"

@@ -105,8 +105,9 @@ def test_accepted(given: dict[str, Any], kept: dict[str, Any]) -> None:
         ({"dtype": "int8"}, "dtype is 'int8'; it must be one of auto, float16, float32, bfloat16"),
         ({"trust_remote_code": "sure"}, "trust_remote_code is 'sure'; it must be true or false"),
         (
-            {"tensor_input_names": ["input_ids"]},
-            "tensor_input_names belongs to the remote predictor, which this version does not have",
+            {"tensor_input_names": ["input_idz"]},
+            "tensor_input_names has 'input_idz'; each must be another one of input_ids, attention_mask, "
+            "token_type_ids, position_ids, or input_ids=INPUT__0 where it has another name at the remote predictor",
         ),
         ({"return_token_type_ids": "2"}, "return_token_type_ids is '2'; it must be true or false"),
         ({"return_probabilities": "all"}, "return_probabilities is 'all'; it must be true or false"),
