@@ -85,7 +85,7 @@ docs: .venv/.dev ## write again what is generated (docs/parameters.md, the table
 	$(BIN)/python tools/parameters.py
 	$(BIN)/python tools/sdk.py
 
-PB := src/modelserve/protocols/pb
+PB := src/modelserve/pb
 proto: .venv/.dev ## compile inference.proto again
 	$(BIN)/python -m grpc_tools.protoc -I$(PB) --descriptor_set_out=$(PB)/inference.binpb $(PB)/inference.proto
 

@@ -14,6 +14,7 @@ from modelserve import registry
 PACKAGE = Path(registry.__file__).parent
 
 BOTTOM = {"types", "config", "errors", "registry", "environment", "urls"}
+WIRE = {"pb", "datatypes"}
 FLAGS = BOTTOM | {"vllm_flags", "predictor"}
 SHARED = FLAGS | {"flags", "logs", "generation"}
 SERVER = {"parent", "progress", "server", "supervisor", "worker"}
@@ -27,9 +28,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BOTTOM,
     "__init__": SHARED | {"client", "deploy"},
     "tasks": SHARED,
-    "backends": SHARED | {"tasks.base"},
+    **{name: set() for name in WIRE},
+    "backends": SHARED | WIRE | {"tasks.base"},
     "runtime": SHARED | {"tasks", "backends"},
-    "protocols": SHARED | {"runtime"},
+    "protocols": SHARED | WIRE | {"runtime"},
     **{name: SHARED | SERVER | {"tasks", "backends", "runtime", "protocols"} for name in SERVER},
     "client": SHARED,
     "deploy": SHARED | {"client"},

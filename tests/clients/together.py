@@ -10,7 +10,7 @@ from importlib import import_module
 
 if sys.argv[1] == "last":
     theirs = import_module(sys.argv[2])
-from modelserve.protocols import pb
+from modelserve import pb
 
 if sys.argv[1] == "first":
     theirs = import_module(sys.argv[2])

@@ -16,7 +16,7 @@ import grpc
 import httpx
 import numpy as np
 
-from modelserve.protocols import pb
+from modelserve import pb
 from tests.conformance.serving import NAME, Served
 
 Text = str | tuple[str, str]

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import httpx
 
+from modelserve import pb
 from modelserve.flags import from_keywords
-from modelserve.protocols import pb
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc import start_grpc
 from modelserve.protocols.http import build_app

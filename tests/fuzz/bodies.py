@@ -14,9 +14,9 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from modelserve.protocols import pb
+from modelserve import pb
+from modelserve.datatypes import DTYPES
 from modelserve.protocols.grpc_tensors import FIELDS
-from modelserve.protocols.tensors import DTYPES
 
 
 def often(cases: int) -> settings:

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from modelserve.protocols import pb
+from modelserve import pb
 from modelserve.tasks.answer import FIELD_BYTES, NUMBER_BYTES, OBJECT_BYTES
 from tests.fuzz.memory import MIB, forget_peak, peak, resident
 from tests.models import tiny

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelserve.protocols import pb
+from modelserve import pb
 from tests.fuzz.bodies import as_binary, as_json, as_message, damaged, often, requests, whole
 from tests.fuzz.memory import MIB, resident
 from tests.models import tiny

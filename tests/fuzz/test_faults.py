@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from modelserve.protocols import pb
+from modelserve import pb
 from tests.models import tiny
 from tests.process import Server, serve
 

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import grpc
 import pytest
 
-from modelserve.protocols import pb
+from modelserve import pb
 from modelserve.protocols.tensors import MAX_TENSORS
 from tests.fuzz.memory import MIB, resident
 from tests.process import Server

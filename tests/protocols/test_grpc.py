@@ -24,8 +24,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from modelserve import pb
 from modelserve.errors import ConfigError, InferenceFailed, InvalidRequest, ModelServeError, Overloaded
-from modelserve.protocols import grpc_tensors, pb
+from modelserve.protocols import grpc_tensors
 from modelserve.protocols.grpc import start_grpc
 from modelserve.runtime.model import Models
 from modelserve.types import InferRequest, InferResponse, Params, Tensor, TextPair, TokenIds

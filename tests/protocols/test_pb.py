@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modelserve.protocols import pb
+from modelserve import pb
 
 FOLDER = Path(pb.__file__).parent
 

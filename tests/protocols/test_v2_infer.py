@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from modelserve import pb
 from modelserve.backends.huggingface import HuggingFaceBackend
 from modelserve.config import Config
-from modelserve.protocols import pb, tensors
+from modelserve.protocols import tensors
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc import start_grpc
 from modelserve.protocols.grpc_tensors import FIELDS

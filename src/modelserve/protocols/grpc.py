@@ -15,8 +15,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from modelserve import pb
 from modelserve.errors import ConfigError, InvalidRequest, NotSupported
-from modelserve.protocols import grpc_tensors, pb, tensors, v2_infer
+from modelserve.protocols import grpc_tensors, tensors, v2_infer
 from modelserve.protocols.aside import aside
 from modelserve.protocols.context import Context
 from modelserve.protocols.grpc_call import Call, Function, Rpc

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelserve.protocols import pb
+from modelserve import pb
 from modelserve.protocols.context import Context
 
 _LOOK_EVERY_S = 0.5

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from modelserve import pb
 from modelserve.errors import InvalidRequest
-from modelserve.protocols import pb, tensors
+from modelserve.protocols import tensors
 from modelserve.types import Tensor
 
 FIELDS: dict[str, str] = {

@@ -14,26 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from modelserve.datatypes import DTYPES
 from modelserve.errors import InvalidRequest
 from modelserve.types import Tensor
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    # numpy has no bfloat16: its two bytes are kept as they are.
-    "BF16": np.dtype("<u2"),
-}
-"""numpy's type of every V2 datatype but BYTES."""
 
 # The kinds (numpy's letters) that the elements of a kind of datatype may be given as.
 _KINDS = {"b": "b", "u": "iu", "i": "iu", "f": "fiu"}
