@@ -332,9 +332,16 @@ class Config:
     )
     predictor_use_ssl: bool = param(
         False,
-        "TLS to the remote predictor; the authorities of REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE.",
+        "TLS to the remote predictor.",
         group=_R,
         source="kserve",
+    )
+    predictor_ca_file: str | None = param(
+        None,
+        "Authorities that the remote predictor's certificate is checked by: a PEM file, or for HTTP a directory of "
+        "them; this machine's when not given.",
+        group=_R,
+        env="REQUESTS_CA_BUNDLE",
     )
     predictor_request_timeout_seconds: int = param(
         600, "Seconds before a request to the remote predictor is given up.", group=_R, minimum=1, source="kserve"
@@ -361,8 +368,8 @@ class Config:
     )
     tensor_input_names: tuple[str, ...] = param(
         (),
-        "Tensors that are sent, comma separated, of input_ids, attention_mask, token_type_ids and position_ids; "
-        "input_ids=INPUT__0 where one has another name there. Those that the remote predictor lists when not given.",
+        "Tensors that are sent, comma separated, of input_ids, attention_mask and token_type_ids; input_ids=INPUT__0 "
+        "where one has another name there. Those that the remote predictor lists when not given.",
         group=_R,
         source="kserve",
     )

@@ -13,9 +13,11 @@
     ├── NotSupported           known to the protocol, not offered by this server or this model
     ├── Overloaded             the queue is full; `retry_after_s` says when to come back
     ├── NotReady               loading, draining or unloaded; `retry_after_s` likewise
+    │   └── PredictorDown      the remote predictor cannot be reached, or is not ready
     ├── RequestTimeout         --request_timeout passed before the answer
     ├── RequestCancelled       the caller went away; nobody reads this
     ├── InferenceFailed        ours: a forward pass raised
+    │   └── PredictorFailed    the remote predictor answered with an error, or with what cannot be the answer
     └── DeployError            the SDK's, root of what only it raises
         ├── EntityNotFound     no such project, function, task, run or secret in the store
         ├── EntityExists       there is one of that name already
@@ -109,6 +111,14 @@ class NotReady(_ComeBack):
     """Loading, draining or unloaded."""
 
 
+class PredictorDown(NotReady):
+    """The remote predictor cannot be reached, or is not ready. begun: it may have begun to compute."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, begun: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.begun = begun
+
+
 class RequestTimeout(ModelServeError):
     """The answer did not come within --request_timeout."""
 
@@ -119,6 +129,10 @@ class RequestCancelled(ModelServeError):
 
 class InferenceFailed(ModelServeError):
     """A forward pass failed; the caller did nothing wrong."""
+
+
+class PredictorFailed(InferenceFailed):
+    """The remote predictor answered with an error, or with what cannot be the answer."""
 
 
 class DeployError(ModelServeError):

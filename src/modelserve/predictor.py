@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from modelserve.errors import ConfigError
 
-TENSORS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 """What can be sent of a text: [texts, tokens] integers each, by transformers' names."""
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]?#]+)(?::(\d{1,5}))?")

@@ -38,6 +38,14 @@ class TokenIds(NamedTuple):
 Instance = str | TextPair | TokenIds
 
 
+class Caller(NamedTuple):
+    """Whose request it is, for whoever is asked further: x-request-id, and W3C's trace context where there is one."""
+
+    request_id: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """All rows of a request, for a model of features: what arrived, and after the task's `preprocess` a piece of work.
@@ -113,6 +121,7 @@ class InferRequest:
     """With raw: columns of the input_ids that came, padding included; the answer has as many."""
     wanted: tuple[str, ...] = ()
     """Outputs that V2 asks for by name; none for what the model answers by itself."""
+    caller: Caller = Caller()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +147,8 @@ class Encoding:
     text: str = ""
     dropped: int = 0
     """Tokens cut off by truncation."""
+    caller: Caller | None = None
+    """Where a backend asks somebody else; None where none does."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -107,7 +107,7 @@ def test_accepted(given: dict[str, Any], kept: dict[str, Any]) -> None:
         (
             {"tensor_input_names": ["input_idz"]},
             "tensor_input_names has 'input_idz'; each must be another one of input_ids, attention_mask, "
-            "token_type_ids, position_ids, or input_ids=INPUT__0 where it has another name at the remote predictor",
+            "token_type_ids, or input_ids=INPUT__0 where it has another name at the remote predictor",
         ),
         ({"return_token_type_ids": "2"}, "return_token_type_ids is '2'; it must be true or false"),
         ({"return_probabilities": "all"}, "return_probabilities is 'all'; it must be true or false"),
@@ -206,6 +206,7 @@ def test_what_only_a_cluster_knows() -> None:
         "scaling",
         "disruption_budget",
         "model_cache",
+        "triton",
         "startup_timeout",
         "labels",
         "annotations",

@@ -41,6 +41,10 @@ class Limits:
     """Token budget of one pass: real tokens when packed, padded ones when padded; rows for a model of features."""
     streams: int
     """Threads that may call `forward` at once."""
+    max_batch_size: int | None = None
+    """Most pieces of work in one pass; None for no limit but that of tokens."""
+    bounded: bool = False
+    """A pass ends by itself in time, as one that waits for somebody else does: long, it is no sign of a fault."""
 
 
 class Backend(Protocol[WorkT, StatesT_co]):
@@ -58,7 +62,8 @@ class Backend(Protocol[WorkT, StatesT_co]):
     ) -> list[Output]:
         """One pass; outputs in the order of `work`. `alone`: no other stream computes now, take every core.
 
-        Raises OutOfMemory, DeviceLost, InvalidRequest for what the model refuses, or whatever the network raises.
+        Raises OutOfMemory, DeviceLost, InvalidRequest for what the model refuses, a ModelServeError with what all its
+        callers are told, or whatever the network raises.
         """
 
     def close(self) -> None:

@@ -47,11 +47,14 @@ class SplitStates:
 
 
 class WholeStates:
-    """The whole model ran at once, because its head cannot be run apart."""
+    """The whole model ran at once, because its head cannot be run apart, or elsewhere.
 
-    def __init__(self, network: Network, answer: torch.Tensor, lengths: list[int]) -> None:
+    answer: [B, L, C] or [B, C], what it gave. bare: it has no head, and these are its hidden states.
+    """
+
+    def __init__(self, answer: torch.Tensor, lengths: list[int], *, bare: bool) -> None:
         self._answer = answer
-        self._bare = network.bare
+        self._bare = bare
         self.lengths = lengths
         self.groups = groups_of(lengths)
 
@@ -79,7 +82,7 @@ def run(
     ids, mask, types = pad(network, encodings, lengths)
     if split:
         return SplitStates(network, unpad(network.encode_padded(ids, mask, types), lengths), lengths)
-    return WholeStates(network, network.run_whole(ids, mask, types), lengths)
+    return WholeStates(network.run_whole(ids, mask, types), lengths, bare=network.bare)
 
 
 def _packed(network: Network, encodings: Sequence[Encoding], lengths: list[int], varlen: bool) -> torch.Tensor:

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from modelserve.errors import (
     UnsupportedMedia,
 )
 from modelserve.protocols.aside import LARGE_BYTES, aside
+from modelserve.protocols.caller import caller
 from modelserve.protocols.coding import decompressed, too_large
 from modelserve.protocols.context import Context
 from modelserve.protocols.patience import patience
@@ -197,9 +198,9 @@ class Exchange:
 
     async def infer(self, model: Model, request: InferRequest) -> InferResponse:
         """The model's answer; given up after --request_timeout, or when the caller disconnects."""
-        self.model, self.request = model, request
+        self.model, self.request = model, replace(request, caller=caller(self.id, self.header))
         async with patience(self):
-            self.response = await model.infer(request)
+            self.response = await model.infer(self.request)
         return self.response
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from modelserve.errors import InvalidRequest, ModelServeError, RequestTimeout
+from modelserve.protocols.caller import caller
 from modelserve.protocols.context import Context
 from modelserve.protocols.status import status
 from modelserve.runtime.record import record
@@ -40,22 +41,26 @@ class Call:
     last asked and answered, for the log and the metrics.
     """
 
-    __slots__ = ("context", "id", "model", "request", "response")
+    __slots__ = ("_metadata", "context", "id", "model", "request", "response")
 
     def __init__(self, context: Context, metadata: Any) -> None:
         self.context = context
-        self.id = str(dict(metadata).get("x-request-id", ""))[:_MAX_ID] or str(uuid.uuid4())
+        self._metadata = dict(metadata)
+        self.id = self._said("x-request-id")[:_MAX_ID] or str(uuid.uuid4())
         self.model: Model | None = None
         self.request: InferRequest | None = None
         self.response: InferResponse | None = None
 
+    def _said(self, name: str) -> str:
+        return str(self._metadata.get(name, ""))
+
     async def infer(self, model: Model, request: InferRequest) -> InferResponse:
         """The model's answer within --request_timeout."""
-        self.model, self.request = model, request
+        self.model, self.request = model, replace(request, caller=caller(self.id, self._said))
         limit = self.context.config.request_timeout
         try:
             async with asyncio.timeout(limit) as timeout:
-                self.response = await model.infer(request)
+                self.response = await model.infer(self.request)
         except TimeoutError as error:
             if not timeout.expired():
                 raise

@@ -31,6 +31,7 @@ STATUS: dict[type[errors.ModelServeError], Status] = {
     errors.RequestTimeout: Status(504, "DEADLINE_EXCEEDED"),
     errors.RequestCancelled: Status(499, "CANCELLED"),  # nginx's number; nobody is there to read it, the log is
     errors.InferenceFailed: Status(500, "INTERNAL"),
+    errors.PredictorFailed: Status(502, "INTERNAL"),
 }
 
 

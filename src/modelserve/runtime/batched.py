@@ -39,6 +39,7 @@ class Batched:
         self.info = loaded.info
         self.backend_name = loaded.backend_name
         self._backend = loaded.backend
+        self._trouble = loaded.trouble
         self._config = config
         self._batcher = Batcher(loaded.backend, loaded.modality.reduce, max_queue_size=config.max_queue_size)
         self._short = Pool("modelserve-tokenizer", 2)
@@ -81,8 +82,12 @@ class Batched:
     def busy(self) -> bool:
         return self._batcher.busy()
 
+    def trouble(self) -> str:
+        return self._trouble()
+
     def live(self) -> bool:
-        return not (self._batcher.lost or self._batcher.stuck_s() > self._config.liveness_timeout)
+        stuck = not self._backend.limits.bounded and self._batcher.stuck_s() > self._config.liveness_timeout
+        return not (self._batcher.lost or stuck)
 
     def close(self) -> None:
         self._batcher.close()

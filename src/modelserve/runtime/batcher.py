@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from modelserve.backends.base import Backend, DeviceLost, OutOfMemory
-from modelserve.errors import InferenceFailed, InvalidRequest, ModelServeError, NotReady, Overloaded
+from modelserve.errors import (
+    InferenceFailed,
+    InvalidRequest,
+    ModelServeError,
+    NotReady,
+    Overloaded,
+    RequestTimeout,
+)
 from modelserve.runtime import metrics
 from modelserve.runtime.queue import Answered, next_batch, pause_s
 from modelserve.types import Output, Timings, Work
@@ -265,7 +272,11 @@ class Batcher:
         failed: ModelServeError = InferenceFailed("the model failed on this input")
         try:
             outputs = self._backend.forward([entry.work for entry in batch], self._reduce, alone=alone)
-        except InvalidRequest as error:
+        except (NotReady, Overloaded, RequestTimeout) as error:  # no fault of any of the inputs
+            for entry in batch:
+                _answer(entry.reply, error)
+            return time.monotonic()
+        except (InvalidRequest, InferenceFailed) as error:
             failed = error
         except DeviceLost:
             log.exception("the device has failed; liveness turns false")

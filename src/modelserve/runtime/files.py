@@ -16,7 +16,16 @@ from typing import Any
 from modelserve.config import Config
 from modelserve.errors import LoadError
 from modelserve.runtime import conversions, hub, remote
-from modelserve.runtime.weights import PICKLE, Shapes, choose, listed, module_folders, read_json, read_shapes
+from modelserve.runtime.weights import (
+    PICKLE,
+    Shapes,
+    choose,
+    choose_modules,
+    listed,
+    module_folders,
+    read_json,
+    read_shapes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +47,7 @@ class Files:
     config: dict[str, Any]
     """config.json."""
     weights: tuple[Path, ...]
-    """None of a conversion."""
+    """None of a conversion; where the network runs elsewhere, only of what follows it."""
     shapes: Shapes | None
     """Tensors of the weights, None for pickled ones, which nobody reads before they are loaded, and conversions."""
 
@@ -49,7 +58,7 @@ def resolve(config: Config, progress: hub.Progress, here: Path | None = None) ->
     `progress` is told the fraction of the bytes that are here. here: what --model_dir has been brought to already.
     Raises LoadError.
     """
-    weights = partial(choose, allow_pickle=config.allow_pickle)
+    weights = partial(choose_modules if config.predictor_host else choose, allow_pickle=config.allow_pickle)
     small = partial(_small, code=config.trust_remote_code)
     if config.model_id is None:
         model = tokenizer = _given(config, progress, here)
@@ -75,7 +84,7 @@ def resolve(config: Config, progress: hub.Progress, here: Path | None = None) ->
     names = [path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()]
     found = [model / name for name in weights(names, model)]
     own = [file for file in found if file.parent == model]
-    pickled = own[0].suffix == Path(PICKLE).suffix
+    pickled = not own or own[0].suffix == Path(PICKLE).suffix
     read_shapes([file for file in found if file not in own and file.suffix != Path(PICKLE).suffix])  # that they can be
     return Files(
         model=model,

@@ -14,6 +14,8 @@ import platform
 from pathlib import Path
 
 from modelserve.config import Config
+from modelserve.errors import ConfigError
+from modelserve.registry import TASKS
 from modelserve.runtime.engines import check_task
 from modelserve.runtime.files import resolve
 from modelserve.runtime.heads import GENERATIVE
@@ -30,7 +32,11 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
     at("load", DOWNLOADED)
     info, task_name = inspect(files, config)
     log.info("task %s%s", task_name, "" if config.task else " (from the model's architecture)")
+    if config.predictor_host is None and config.tensor_input_names:
+        log.warning("--tensor_input_names means nothing without --predictor_host")
     if task_name in GENERATIVE:
+        if config.predictor_host is not None:
+            raise ConfigError(f"--predictor_host is for the tasks {', '.join(TASKS)}, and the task is {task_name}")
         # Threads that spin between the many small operations of a step take the core of whoever wants it: 5 tokens/s
         # instead of 100 on a busy machine. What bounds libgomp's is GOMP_SPINCOUNT (environment.py); this is for where
         # that is not set, and for other OpenMPs. Read when torch is loaded.
@@ -43,6 +49,11 @@ def load(config: Config, path: Path | None, at: At) -> Loaded | Service:
 
         return generative.load(config, files, info, task_name, at)
     check_task(config, task_name)
+    if config.predictor_host is not None:
+        _import_torch()
+        from modelserve.runtime import predictor
+
+        return predictor.load(config, files, info, task_name, at)
     if config.dtype in (None, "auto", "float32") and platform.machine() in ("x86_64", "AMD64"):
         # oneDNN does GELU alone there, which it compiles in half a millisecond for each number of tokens that a pass
         # has: 1024 of them in either cache are 15 MiB, and a pass takes a hundred milliseconds.

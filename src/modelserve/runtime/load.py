@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modelserve import registry
 from modelserve.config import Config
+from modelserve.errors import LoadError
 from modelserve.runtime import remote
 from modelserve.runtime.batched import Batched
 from modelserve.runtime.formats import model_format
@@ -26,6 +27,8 @@ def load(config: Config, at: At) -> Service:
     path = _here(config, at)
     name = model_format(config, path)
     if name != "huggingface":
+        if config.predictor_host is not None:
+            raise LoadError(f"--predictor_host is for Hugging Face models, and the files are {name}'s")
         log.info("format %s%s", name, "" if config.model_format else " (from the files)")
     loaded: Loaded | Service = registry.load(registry.FORMATS[name])(config, path, at)
     return Batched(loaded, config) if isinstance(loaded, Loaded) else loaded

@@ -33,6 +33,12 @@ request_seconds = Histogram(
 queue_seconds = Histogram("modelserve_queue_duration_seconds", "Waiting for a forward pass", buckets=_SECONDS)
 tokenization_seconds = Histogram("modelserve_tokenization_duration_seconds", "Tokenizing a request", buckets=_SECONDS)
 inference_seconds = Histogram("modelserve_inference_duration_seconds", "Forward passes of a request", buckets=_SECONDS)
+predictor_seconds = Histogram(
+    "modelserve_predictor_request_duration_seconds",
+    "Requests to the remote predictor, by outcome: ok, down, overloaded, timeout, failed",
+    ["outcome"],
+    buckets=_SECONDS,
+)
 queue_size = Gauge("modelserve_queue_size", "Texts accepted and in no pass yet", multiprocess_mode="livesum")
 batch_size = Histogram("modelserve_batch_size", "Texts of a forward pass", buckets=_POWERS)
 batch_tokens = Histogram("modelserve_batch_tokens", "Tokens of a forward pass", buckets=_POWERS)

@@ -13,8 +13,13 @@ from modelserve.backends.base import Backend
 from modelserve.errors import RequestTooLarge
 from modelserve.types import InferRequest, InferResponse, ModelInfo, Output, Takes, TensorSpec, Timings, Work
 
-At = Callable[[str, float], None]
-"""Told the stage of a load and the fraction of the whole start that is done."""
+
+class At(Protocol):
+    """Told the stage of a load and the fraction of the whole start that is done."""
+
+    def __call__(self, stage: str, fraction: float, /, *, waits_for: str = "") -> None:
+        """waits_for: why it does not go on, where that is somebody else's doing."""
+
 
 DOWNLOADED = 0.4
 """Share of the bar that a download has; a directory that is there skips it at once."""
@@ -68,6 +73,8 @@ class Loaded:
     backend_name: str
     info: ModelInfo | None = None
     """A Hugging Face model's directory."""
+    trouble: Callable[[], str] = lambda: ""
+    """Why the backend cannot compute now, though it may again by itself."""
 
 
 def check_answer(size: int, limit: int) -> None:

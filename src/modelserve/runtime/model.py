@@ -24,6 +24,7 @@ from modelserve.types import InferRequest, InferResponse, ModelInfo, Takes, Tens
 
 if TYPE_CHECKING:
     from modelserve.runtime.generator import Generation
+    from modelserve.runtime.modality import At
     from modelserve.runtime.tools.calls import ToolReader
     from modelserve.runtime.writing import Writing
 
@@ -36,9 +37,9 @@ class Model:
     def __init__(self, config: Config) -> None:
         self.name = config.model_name
         self.created = int(time.time())
-        self.stage = "queued"
         self.progress = 0.0
-        self.reason = "the model is not loaded yet"
+        self._stage = "queued"
+        self._reason = "the model is not loaded yet"
         self._config = config
         self._service: Service | None = None
         self._changing = asyncio.Lock()
@@ -47,6 +48,20 @@ class Model:
     @property
     def ready(self) -> bool:
         return self.stage == "ready"
+
+    @property
+    def stage(self) -> str:
+        """queued, download, load, warm-up, ready, draining, failed or unloaded; unavailable: loaded, and its remote
+        predictor is down."""
+        return "unavailable" if self._stage == "ready" and self._trouble() else self._stage
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; "" when it is."""
+        return self._reason or self._trouble()
+
+    def _trouble(self) -> str:
+        return self._service.trouble() if self._service is not None else ""
 
     @property
     def info(self) -> ModelInfo | None:
@@ -80,8 +95,8 @@ class Model:
                 thread.shutdown(wait=False)
                 self._service = await loaded
             except BaseException as error:
-                self.stage = "failed"
-                self.reason = error.message if isinstance(error, ModelServeError) else "loading failed"
+                self._stage = "failed"
+                self._reason = error.message if isinstance(error, ModelServeError) else "loading failed"
                 raise
             metrics.load_seconds.set(time.monotonic() - started)
             self._at("ready", 1.0)
@@ -92,16 +107,16 @@ class Model:
         async with self._changing:
             service, self._service = self._service, None
             self._at("unloaded", 0.0)
-            self.reason = "it has been unloaded"
+            self._reason = "it has been unloaded"
             if service is not None:
                 service.close()
                 await asyncio.to_thread(service.free)
 
     def drain(self) -> None:
         """Not ready any more; what was accepted, and what still arrives on open connections, is answered."""
-        if self.stage == "ready":
+        if self._stage == "ready":
             self._at("draining", 1.0)
-            self.reason = "the server is shutting down"
+            self._reason = "the server is shutting down"
 
     def close(self) -> None:
         """End the threads; whoever still waits is answered NotReady."""
@@ -200,12 +215,14 @@ class Model:
             raise InvalidRequest(f"Model {self.name} writes no text; its task is {self.task_name}.", param="model")
         return writing
 
-    def _at(self, stage: str, progress: float) -> None:
+    def _at(self, stage: str, progress: float, *, waits_for: str = "") -> None:
         """Called from the load thread too; each assignment is atomic. A log line per stage and tenth of the way."""
-        if stage != self.stage or int(progress * 10) > int(self.progress * 10):
+        if waits_for and waits_for != self._reason:
+            log.info("%s: %s %d %%: %s", self.name, stage, progress * 100, waits_for)
+        elif stage != self._stage or int(progress * 10) > int(self.progress * 10):
             log.info("%s: %s %d %%", self.name, stage, progress * 100)
-            self.reason = "" if stage == "ready" else f"{stage} in progress"
-        self.stage, self.progress = stage, round(progress, 3)
+        self._reason = waits_for or ("" if stage == "ready" else f"{stage} in progress")
+        self._stage, self.progress = stage, round(progress, 3)
 
 
 class Models:
@@ -257,7 +274,7 @@ class Models:
         )
 
 
-def _load(config: Config, at: Callable[[str, float], None]) -> Service:
+def _load(config: Config, at: At) -> Service:
     """In the load thread, imports included: torch and transformers take seconds, and the port is open meanwhile."""
     at("download" if config.model_id else "load", 0.0)
     from modelserve.runtime.load import load

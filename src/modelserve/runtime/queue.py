@@ -63,7 +63,8 @@ def pause_s(
     small pass on another stream to end.
     """
     tokens = sum(entry.length for entry in waiting)
-    if tokens >= min(_FULL_TOKENS, limits.max_batch_tokens) or limits.layout == "single":
+    full = len(waiting) >= limits.max_batch_size if limits.max_batch_size else False
+    if full or tokens >= min(_FULL_TOKENS, limits.max_batch_tokens) or limits.layout == "single":
         return 0.0
     until = last.at + min(_RETURN_S, _RETURN_SHARE * last.lasted_s)
     if until > now and len({id(entry.reply) for entry in waiting if entry.put_at > last.at}) < last.callers:
@@ -87,24 +88,27 @@ def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1
     length = waiting[oldest].length
     if limits.layout == "single":
         return [oldest], dropped
+    most = limits.max_batch_size or len(alive)
     total = sum(waiting[i].length for i in alive)
     parts = min(free_streams, total // _LEAST_SHARE_TOKENS)
     budget = limits.max_batch_tokens if parts < 2 else min(limits.max_batch_tokens, -(-total // parts))
     if limits.layout == "equal":
         same = [i for i in alive if waiting[i].length == length]
-        return same[: max(1, budget // max(1, length))], dropped
-    if limits.layout == "packed" and total <= budget:
+        return same[: min(most, max(1, budget // max(1, length)))], dropped
+    if limits.layout == "packed" and total <= budget and len(alive) <= most:
         return list(alive), dropped
-    return _around(waiting, alive, oldest, budget, padded=limits.layout == "padded"), dropped
+    return _around(waiting, alive, oldest, budget, most, padded=limits.layout == "padded"), dropped
 
 
-def _around(waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, budget: int, *, padded: bool) -> list[int]:
-    """A run of the texts sorted by length that contains the oldest one and fits the budget."""
+def _around(
+    waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, budget: int, most: int, *, padded: bool
+) -> list[int]:
+    """A run of at most so many of the texts, sorted by length, that contains the oldest one and fits the budget."""
     order = sorted(alive, key=lambda i: waiting[i].length)
     lengths = [waiting[i].length for i in order]
     left = right = order.index(oldest)
     tokens = lengths[left]
-    while left > 0 or right < len(order) - 1:
+    while right - left + 1 < most and (left > 0 or right < len(order) - 1):
         shorter = lengths[left] - lengths[left - 1] if left > 0 else None
         longer = lengths[right + 1] - lengths[right] if right < len(order) - 1 else None
         grow = shorter is None or (longer is not None and longer < shorter)

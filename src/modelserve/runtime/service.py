@@ -45,6 +45,9 @@ class Service(Protocol):
     def busy(self) -> bool:
         """Somebody waits for an answer."""
 
+    def trouble(self) -> str:
+        """Why it cannot answer now, though it is loaded and may again by itself; "" when it can."""
+
     def live(self) -> bool:
         """False when a step has run for --liveness_timeout or the device is lost."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from modelserve import registry
@@ -48,8 +49,12 @@ class Texts:
 
     takes: Takes = "texts"
 
-    def __init__(self, config: Config, info: ModelInfo, task: Task, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, config: Config, info: ModelInfo, task: Task, tokenizer: Tokenizer, *, tells_callers: bool = False
+    ) -> None:
+        """tells_callers: the backend wants to know whose texts they are."""
         self.task_name = task.name
+        self._tells_callers = tells_callers
         self._config = config
         self._info = info
         self._task = task
@@ -68,7 +73,7 @@ class Texts:
             encodings = self._task.preprocess(instances, request.params)
             size = self._task.answer_bytes(encodings, request.params)
         check_answer(size, self._config.answer_limit)
-        return encodings
+        return [replace(one, caller=request.caller) for one in encodings] if self._tells_callers else encodings
 
     def reduce(self, states: States, work: Sequence[Encoding]) -> list[Output]:
         raws = sum(encoding.raw for encoding in work)
@@ -109,11 +114,12 @@ class Texts:
         return len(self._tokenizer.ids(text))
 
     def inputs(self) -> list[TensorSpec]:
-        return [
+        specs = [
             TensorSpec("input-0", "BYTES", (-1,)),
             TensorSpec("input_ids", "INT64", (-1, -1)),
             TensorSpec("attention_mask", "INT64", (-1, -1)),
         ]
+        return [*specs, TensorSpec("token_type_ids", "INT64", (-1, -1))] if self._tokenizer.gives_types else specs
 
     def outputs(self) -> list[TensorSpec]:
         """The task's outputs, and what input_ids are answered with."""

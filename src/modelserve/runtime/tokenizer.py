@@ -59,7 +59,8 @@ class Tokenizer:
         self._side: str = loaded.truncation_side
         self._cutting: dict[str, tokenizers.Tokenizer] = {}
         self._special_tokens = special_tokens
-        self._type_ids = type_ids or "token_type_ids" in loaded.model_input_names
+        self.gives_types = type_ids or "token_type_ids" in loaded.model_input_names
+        """Whether it says which of two texts a token is of."""
         self._special_ids = frozenset(loaded.all_special_ids)
         self.loaded = loaded
         """transformers' own object."""
@@ -180,7 +181,7 @@ class Tokenizer:
             ]
         return Encoding(
             ids=found.ids,
-            type_ids=found.type_ids if self._type_ids else None,
+            type_ids=found.type_ids if self.gives_types else None,
             offsets=spans,
             word_ids=found.word_ids if offsets else None,
             special=found.special_tokens_mask if offsets else None,

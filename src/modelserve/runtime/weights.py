@@ -34,6 +34,12 @@ def choose(names: Collection[str], directory: Path, *, allow_pickle: bool) -> li
         if not found:
             raise LoadError(f"the model has no weights ({SAFETENSORS}); it holds {listed(names)}")
         _allow(found[0], allow_pickle)
+    return found + choose_modules(names, directory, allow_pickle=allow_pickle)
+
+
+def choose_modules(names: Collection[str], directory: Path, *, allow_pickle: bool) -> list[str]:
+    """Of the weight files, those of what follows the network in a sentence-transformers model. Raises LoadError."""
+    found = []
     for folder in module_folders(directory):
         if f"{folder}/{SAFETENSORS}" in names:
             found.append(f"{folder}/{SAFETENSORS}")

@@ -173,6 +173,9 @@ class Writing:
     def busy(self) -> bool:
         return self.generator.busy()
 
+    def trouble(self) -> str:
+        return ""
+
     def live(self) -> bool:
         engine = self.generator.engine
         return not (engine.lost or engine.stuck_s() > self._config.liveness_timeout)

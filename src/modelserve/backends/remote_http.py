@@ -1,0 +1,141 @@
+"""A remote predictor over HTTP: the connection that V1 and V2 share, and what its failures mean.
+
+Knows neither protocol's body. Blocking; several threads may ask at once, over connections that are kept.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+
+from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed, RequestTimeout
+from modelserve.types import Caller
+
+CONNECT_S = 5.0
+"""Longest time for a connection, and for a question about the model's health."""
+_IDLE_S = 4.0
+"""An idle connection is not used again after this: servers close theirs after five seconds and more, and what is sent
+at that moment is lost."""
+_CONNECTIONS = 64
+_EXCERPT = 500
+
+
+class Http:
+    """A server's address, and the connections to it."""
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> None:
+        """tls: how the server's certificate is checked; None without TLS."""
+        self.where = f"{host}:{port}"
+        self._url = f"{'https' if tls else 'http'}://{host}:{port}"
+        self._client = httpx2.Client(
+            verify=tls or False,
+            limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
+            headers={"accept-encoding": "identity", "user-agent": "modelserve"},
+        )
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = CONNECT_S,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body. Raises PredictorDown where nobody answers, RequestTimeout."""
+        deadline = time.monotonic() + timeout_s
+        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        chunks = []
+        try:
+            with self._client.stream(
+                method, self._url + path, content=body, headers=headers, timeout=timeout
+            ) as response:
+                for chunk in response.iter_raw():
+                    chunks.append(chunk)
+                    if time.monotonic() > deadline:  # httpx's time limit is for each read
+                        raise httpx2.ReadTimeout("the answer trickles", request=response.request)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise PredictorDown(f"the remote predictor at {self.where} cannot be reached ({_why(error)})") from error
+        except httpx2.TimeoutException as error:
+            raise late(self.where, timeout_s) from error
+        except httpx2.TransportError as error:
+            raise PredictorDown(
+                f"the remote predictor at {self.where} broke the connection off ({_why(error)})", begun=True
+            ) from error
+        return response.status_code, response.headers, b"".join(chunks)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def late(where: str, timeout_s: float) -> RequestTimeout:
+    return RequestTimeout(
+        f"the remote predictor at {where} did not answer within {timeout_s:.3g} s "
+        "(--predictor_request_timeout_seconds, --request_timeout)"
+    )
+
+
+def failure(where: str, status: int, headers: Mapping[str, str], body: bytes) -> ModelServeError:
+    """What an answer that is no success means."""
+    said = message(body)
+    if status == 429:
+        return Overloaded(f"the remote predictor is busy: {said}", retry_after_s=_seconds(headers))
+    if status == 503:
+        return PredictorDown(f"the remote predictor at {where} is not ready: {said}", retry_after_s=_seconds(headers))
+    if status == 504:
+        return RequestTimeout(f"the remote predictor timed out: {said}")
+    return PredictorFailed(f"the remote predictor answered {status}: {said}")
+
+
+def message(body: bytes) -> str:
+    """The sentence in an error's body: V1's and V2's {"error": …}, FastAPI's {"detail": …}, or the text itself."""
+    try:
+        found: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        found = body.decode("utf-8", "replace")
+    if isinstance(found, dict):
+        found = found.get("error") or found.get("detail") or found.get("message") or found
+    if isinstance(found, dict):
+        found = found.get("message") or found
+    text = " ".join(str(found).split())
+    return text[:_EXCERPT] or "nothing was said"
+
+
+def absent(where: str, name: str, others: list[str] | None) -> LoadError:
+    """No such model there. others: names of those that there are, None where it does not tell them."""
+    there = "" if others is None else f"; it has {', '.join(others) or 'none'}"
+    return LoadError(f"the remote predictor at {where} has no model named {name} (--model_name){there}")
+
+
+def tls(ca_file: str | None) -> ssl.SSLContext:
+    """Checks certificates by those authorities, or by this machine's. Raises LoadError."""
+    if ca_file is None:
+        return ssl.create_default_context()
+    path = Path(ca_file).expanduser()
+    try:
+        return ssl.create_default_context(
+            cafile=None if path.is_dir() else path, capath=path if path.is_dir() else None
+        )
+    except OSError as error:
+        raise LoadError(f"--predictor_ca_file {ca_file} cannot be read ({error.strerror or error})") from error
+
+
+def headers_of(caller: Caller) -> dict[str, str]:
+    """The caller's id and trace as headers; what no header can carry is left out."""
+    found = {"x-request-id": caller.request_id, "traceparent": caller.traceparent, "tracestate": caller.tracestate}
+    return {name: value for name, value in found.items() if value and value.isascii() and value.isprintable()}
+
+
+def _seconds(headers: Mapping[str, str]) -> int:
+    said = headers.get("retry-after", "")
+    return min(600, max(1, int(said))) if said.isascii() and said.isdigit() and len(said) < 10 else 1
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split()) or "no reason was given"
