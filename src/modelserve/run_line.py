@@ -74,6 +74,7 @@ FORMS = {
     "scaling": "JSON",
     "disruption_budget": "N",
     "model_cache": "20Gi",
+    "triton": "JSON",
     "startup_timeout": "N",
     "image_pull_secrets": "A,B",
 }

@@ -84,7 +84,7 @@ def seconds(name: str, value: object) -> Json:
 def scaling(name: str, value: object) -> Json:
     """{"min_replicas": 1, "max_replicas": 4, "target": 80}; target: percent of the cpu that is requested, or
     {"cpu": 80}, {"mem": 80}, {"modelserve_queue_size": "16"}: the mean of a metric over the pods."""
-    said = _said(name, value, 'such as {"max_replicas": 4}', ("min_replicas", "max_replicas", "target"))
+    said = fields(name, value, 'such as {"max_replicas": 4}', ("min_replicas", "max_replicas", "target"))
     least, most = said.get("min_replicas", 1), said.get("max_replicas")
     for key, number in (("min_replicas", least), ("max_replicas", most)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -109,7 +109,7 @@ def scaling(name: str, value: object) -> Json:
 def disruption_budget(name: str, value: object) -> Json:
     """1 or "50%", how many pods may be missing at once; or {"min_available": 2}."""
     said = value if isinstance(value, Mapping) else {"max_unavailable": value}
-    said = _said(name, said, 'such as {"min_available": 1}', ("min_available", "max_unavailable"))
+    said = fields(name, said, 'such as {"min_available": 1}', ("min_available", "max_unavailable"))
     if len(said) != 1:
         raise wrong(name, value, "either min_available or max_unavailable")
     for amount in said.values():
@@ -122,7 +122,7 @@ def disruption_budget(name: str, value: object) -> Json:
 def model_cache(name: str, value: object) -> Json:
     """A size such as "20Gi", {"size", "storage_class", "access_mode"}, or {"claim_name"} of one that is there."""
     said = value if isinstance(value, Mapping) else {"size": value}
-    return claim(name, _said(name, said, 'such as {"size": "20Gi"}', _CACHE))
+    return claim(name, fields(name, said, 'such as {"size": "20Gi"}', _CACHE))
 
 
 def claim(name: str, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def object_name(name: str, value: str) -> str:
     return value
 
 
-def _said(name: str, value: object, allowed: str, keys: tuple[str, ...]) -> dict[str, Any]:
+def fields(name: str, value: object, allowed: str, keys: tuple[str, ...]) -> dict[str, Any]:
     """A mapping with these keys, in snake_case or camelCase, those that are None left out."""
     found = {snake(key): one for key, one in mapping(name, value, allowed).items() if one is not None}
     known(name, found, set(keys))

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelserve import flags
-from modelserve.deploy import cluster_shapes, shapes
+from modelserve.deploy import cluster_shapes, shapes, triton_shape
 from modelserve.errors import ConfigError
 
 ACTIONS = ("serve",)
@@ -79,6 +79,12 @@ POD: tuple[Row, ...] = (
         "model_cache",
         cluster_shapes.model_cache,
         'A disk for downloaded models: its size, such as "20Gi", {size, storage_class, access_mode}, or {claim_name}.',
+    ),
+    Row(
+        "triton",
+        triton_shape.triton,
+        "A Triton Inference Server that runs the model, behind the server: {model_repository, form, image, replicas, "
+        "resources, envs, secrets, args, node_selector, affinity, tolerations, runtime_class}.",
     ),
     Row("startup_timeout", cluster_shapes.seconds, "Seconds for a pod's model to be downloaded and loaded."),
     Row("labels", cluster_shapes.labels, "Further labels of all objects, a mapping."),

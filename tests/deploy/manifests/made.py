@@ -25,10 +25,12 @@ def workload(
     path: str = "hf://google-bert/bert-base-uncased",
     template: Mapping[str, Any] | None = None,
     values: Mapping[str, str] | None = None,
+    triton_values: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
     **given: Any,
 ) -> Workload:
-    """template: what a profile has for Kubernetes alone. values: of the project's secrets."""
+    """template: what a profile has for Kubernetes alone. values: of the project's secrets; triton_values: of those
+    that the Triton behind it has."""
     spec = {
         "function": f"{kind}://{project}/{name}:1",
         "task": f"{kind}+serve://{project}/t",
@@ -40,7 +42,7 @@ def workload(
         **({TEMPLATE: dict(template)} if template else {}),
     }
     record = Record(project=project, type="run", kind=f"{kind}+serve:run", name=id, id=id, spec=spec)
-    return Workload.of(record, values or {}, files or {}, IMAGE)
+    return Workload.of(record, values or {}, files or {}, IMAGE, triton_values or {})
 
 
 def made(**given: Any) -> list[Manifest]:
@@ -54,8 +56,15 @@ def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
 
 
 def pod_of(manifests: list[Manifest]) -> Manifest:
-    spec: Manifest = of_kind(manifests, "Deployment")["spec"]["template"]["spec"]
+    """The server's."""
+    own = [one for one in manifests if not is_behind(one)]
+    spec: Manifest = of_kind(own, "Deployment")["spec"]["template"]["spec"]
     return spec
+
+
+def behind_of(manifests: list[Manifest]) -> list[Manifest]:
+    """The objects of the Triton behind it."""
+    return [one for one in manifests if is_behind(one)]
 
 
 def container_of(manifests: list[Manifest]) -> Manifest:
@@ -64,12 +73,19 @@ def container_of(manifests: list[Manifest]) -> Manifest:
 
 
 def flat(manifests: list[Manifest]) -> dict[str, Any]:
-    """Every leaf by its path: Deployment.spec.replicas, env[HF_HOME].value, args[--threads=2]."""
+    """Every leaf by its path: Deployment.spec.replicas, env[HF_HOME].value, args[--threads=2]. Of the Triton behind it:
+    TritonDeployment.spec.replicas."""
     found: dict[str, Any] = {}
     for one in manifests:
         stable = one["kind"] == "Service" and "modelserve/alias" in one["metadata"]["labels"]
-        _flatten("Alias" if stable else one["kind"], one, found)
+        behind = "Triton" if is_behind(one) else ""
+        _flatten("Alias" if stable else behind + one["kind"], one, found)
     return found
+
+
+def is_behind(manifest: Manifest) -> bool:
+    """Whether it is the Triton's behind the run."""
+    return bool(manifest["metadata"]["name"].endswith("-triton"))
 
 
 def _flatten(path: str, value: Any, found: dict[str, Any]) -> None:

@@ -15,6 +15,27 @@ BOX = f"{POD}.containers[modelserve]"
 NAME = "bert-0123456789ab"
 CLAIM = f"{NAME}-data"
 SELF = {"modelserve/run": ID}
+TRITON = "nvcr.io/nvidia/tritonserver:26.09-py3"
+LABELS = {
+    "app.kubernetes.io/name": "modelserve",
+    "app.kubernetes.io/instance": NAME,
+    "app.kubernetes.io/version": "1",
+    "app.kubernetes.io/component": "triton",
+    "app.kubernetes.io/part-of": "demo",
+    "app.kubernetes.io/managed-by": "modelserve",
+    "modelserve/project": "demo",
+    "modelserve/function": "bert",
+    "modelserve/kind": "huggingfaceserve",
+    "modelserve/run": f"{ID}.triton",
+}
+NOTES = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": "8002",
+    "prometheus.io/path": "/metrics",
+    "modelserve/key": f"store://demo/run/huggingfaceserve+serve:run/{ID}",
+    "modelserve/function": "huggingfaceserve://demo/bert:1",
+}
+"""Labels and annotations of the pods of a Triton that has its own."""
 TERM = f"{POD}.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
 ONE_NODE = {
     f"{TERM}.labelSelector.matchLabels.modelserve/run": SELF["modelserve/run"],
@@ -38,6 +59,97 @@ def mounted(name: str, path: str) -> dict[str, Any]:
 def volume(kind: str, spec: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     return [{"volume_type": kind, "name": "data", "mount_path": "/data", "spec": spec or {}}]
 
+
+def probe(kind: str, path: str, period: int, failures: int) -> dict[str, Any]:
+    said = {"periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
+    said |= {"httpGet.path": path, "httpGet.port": 8000}
+    return {f"{kind}Probe.{key}": one for key, one in said.items()}
+
+
+def triton(place: str, pod: str, image: str = TRITON) -> dict[str, Any]:
+    """The container of a Triton at this place in a pod, with what is its own of the pod's volumes."""
+    said: dict[str, Any] = {
+        "name": "triton",
+        "image": image,
+        "args[tritonserver]": True,
+        "env[HOME].name": "HOME",
+        "env[HOME].value": "/tmp",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext.allowPrivilegeEscalation": False,
+        "securityContext.capabilities.drop[ALL]": True,
+        "securityContext.privileged": False,
+        "securityContext.readOnlyRootFilesystem": True,
+    }
+    said |= probe("startup", "/v2/health/live", 5, 360)
+    said |= probe("readiness", "/v2/health/ready", 5, 2) | probe("liveness", "/v2/health/live", 10, 3)
+    for name, port in {"http-triton": 8000, "grpc-triton": 8001, "http-metrics": 8002}.items():
+        said |= {f"ports[{name}].{key}": one for key, one in port_of(name, port).items()}
+    for name, path in {"modelserve-triton-tmp": "/tmp", "modelserve-triton-shm": "/dev/shm"}.items():
+        said |= {f"volumeMounts[{name}].name": name, f"volumeMounts[{name}].mountPath": path}
+    tmp, shm = (f"{pod}.volumes[modelserve-triton-{name}]" for name in ("tmp", "shm"))
+    return {f"{place}.{key}": one for key, one in said.items()} | {
+        f"{tmp}.name": "modelserve-triton-tmp",
+        f"{tmp}.emptyDir": {},
+        f"{shm}.name": "modelserve-triton-shm",
+        f"{shm}.emptyDir.medium": "Memory",
+        f"{shm}.emptyDir.sizeLimit": "2Gi",
+    }
+
+
+def port_of(name: str, port: int) -> dict[str, Any]:
+    return {"name": name, "containerPort": port, "protocol": "TCP"}
+
+
+def models(place: str, pod: str) -> dict[str, Any]:
+    """A volume with models, but for what it is."""
+    name = "modelserve-triton-models"
+    mount = {"name": name, "mountPath": "/models", "readOnly": True}
+    return {
+        f"{pod}.volumes[{name}].name": name,
+        f"{place}.args[--model-repository=/models]": True,
+        **{f"{place}.volumeMounts[{name}].{key}": one for key, one in mount.items()},
+    }
+
+
+SIDE = f"{POD}.initContainers[triton]"
+IN_THE_POD = {
+    f"{SIDE}.restartPolicy": "Always",
+    f"{POD}.terminationGracePeriodSeconds": 55,
+    "Deployment.spec.progressDeadlineSeconds": 4200,
+}
+"""It ends after the server, and begins before."""
+BEHIND = "TritonDeployment.spec"
+ITS_POD = f"{BEHIND}.template.spec"
+ITS_BOX = f"{ITS_POD}.containers[triton]"
+APART = {
+    "TritonDeployment.metadata.name": f"{NAME}-triton",
+    f"{BEHIND}.progressDeadlineSeconds": 2400,
+    f"{BEHIND}.selector.matchLabels.modelserve/run": f"{ID}.triton",
+    f"{BEHIND}.strategy.type": "RollingUpdate",
+    f"{BEHIND}.strategy.rollingUpdate.maxSurge": 1,
+    f"{BEHIND}.strategy.rollingUpdate.maxUnavailable": 0,
+    **{f"{BEHIND}.template.metadata.labels.{key}": one for key, one in LABELS.items()},
+    **{f"{BEHIND}.template.metadata.annotations.{key}": one for key, one in NOTES.items()},
+    f"{ITS_POD}.automountServiceAccountToken": False,
+    f"{ITS_POD}.enableServiceLinks": False,
+    f"{ITS_POD}.terminationGracePeriodSeconds": 45,
+    **{f"{ITS_POD}.securityContext.{key}": 1000 for key in ("runAsUser", "runAsGroup", "fsGroup")},
+    f"{ITS_POD}.securityContext.runAsNonRoot": True,
+    f"{ITS_POD}.securityContext.fsGroupChangePolicy": "OnRootMismatch",
+    f"{ITS_POD}.securityContext.seccompProfile.type": "RuntimeDefault",
+    f"{ITS_BOX}.lifecycle.preStop.exec.command[sleep]": True,
+    f"{ITS_BOX}.lifecycle.preStop.exec.command[5]": True,
+    "TritonService.metadata.name": f"{NAME}-triton",
+    "TritonService.spec.type": "ClusterIP",
+    "TritonService.spec.selector.modelserve/run": f"{ID}.triton",
+    **{
+        f"TritonService.spec.ports[{name}].{key}": one
+        for name, port in {"http-triton": 8000, "grpc-triton": 8001, "http-metrics": 8002}.items()
+        for key, one in {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}.items()
+    },
+    f"{BOX}.env[TRITON_HOST].name": "TRITON_HOST",
+    f"{BOX}.env[TRITON_HOST].value": f"{NAME}-triton",
+}
 
 DATA = mounted("data", "/data") | {f"{POD}.volumes[data].name": "data"}
 
@@ -198,6 +310,69 @@ ROWS: list[tuple[str, Any, dict[str, Any]]] = [
         "PodDisruptionBudget.spec.selector.matchLabels.modelserve/run": SELF["modelserve/run"],
         "PodDisruptionBudget.metadata.name": NAME,
     }),
+    (
+        "triton",
+        {"model_repository": {"claim_name": "there", "sub_path": "a/b"}},
+        triton(SIDE, POD)
+        | models(SIDE, POD)
+        | IN_THE_POD
+        | {
+            f"{POD}.volumes[modelserve-triton-models].persistentVolumeClaim.claimName": "there",
+            f"{SIDE}.volumeMounts[modelserve-triton-models].subPath": "a/b",
+            f"{BOX}.args[--predictor_host=127.0.0.1:8000]": True,
+        },
+    ),
+    (
+        "triton",
+        {
+            "form": "Container",
+            "image": "own:1",
+            "model_repository": "s3://models/bert",
+            "args": "--log-verbose=1",
+            "envs": {"HOME": "/dev/shm"},
+            "resources": {"gpu": 1, "cpu": {"limits": 2}},
+        },
+        triton(SIDE, POD, "own:1")
+        | IN_THE_POD
+        | {
+            f"{SIDE}.args[--model-repository=s3://models/bert]": True,
+            f"{SIDE}.args[--log-verbose=1]": True,
+            f"{SIDE}.env[HOME].value": "/dev/shm",
+            f"{SIDE}.resources.limits.cpu": "2",
+            **{f"{SIDE}.resources.{amounts}.nvidia.com/gpu": "1" for amounts in ("requests", "limits")},
+            f"{BOX}.args[--predictor_host=127.0.0.1:8000]": True,
+        },
+    ),
+    (
+        "triton",
+        {
+            "form": "deployment",
+            "model_repository": {"volume_type": "host_path", "spec": {"path": "/srv"}, "mount_path": "/models"},
+            "replicas": 2,
+            "secrets": ["secret://hf", "secret://other/TOKEN"],
+            "nodeSelector": {"gpu": "a100"},
+            "tolerations": [{"key": "gpu", "operator": "exists"}],
+            "affinity": {"pod_anti_affinity": {"required_during_scheduling_ignored_during_execution": []}},
+            "runtimeClass": "nvidia",
+        },
+        triton(ITS_BOX, ITS_POD)
+        | models(ITS_BOX, ITS_POD)
+        | APART
+        | {
+            f"{BEHIND}.replicas": 2,
+            f"{ITS_POD}.volumes[modelserve-triton-models].hostPath.path": "/srv",
+            f"{ITS_POD}.nodeSelector.gpu": "a100",
+            f"{ITS_POD}.tolerations[0].key": "gpu",
+            f"{ITS_POD}.tolerations[0].operator": "Exists",
+            f"{ITS_POD}.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution": [],
+            f"{ITS_POD}.runtimeClassName": "nvidia",
+            f"{ITS_BOX}.envFrom[0].secretRef.name": "hf",
+            f"{ITS_BOX}.env[TOKEN].name": "TOKEN",
+            f"{ITS_BOX}.env[TOKEN].valueFrom.secretKeyRef.name": "other",
+            f"{ITS_BOX}.env[TOKEN].valueFrom.secretKeyRef.key": "TOKEN",
+            f"{BOX}.args[--predictor_host=$(TRITON_HOST):8000]": True,
+        },
+    ),
     ("enable_grpc", False, {
         f"{BOX}.args[--enable_grpc=false]": True,
         **{f"{BOX}.ports[grpc].{key}": GONE for key in ("name", "containerPort", "protocol")},
@@ -215,6 +390,14 @@ ROWS: list[tuple[str, Any, dict[str, Any]]] = [
             ("dtype", "BFLOAT16", "dtype=bfloat16"),
             ("trust_remote_code", True, "trust_remote_code=true"),
             ("return_token_type_ids", True, "return_token_type_ids=true"),
+            ("tensor_input_names", ["input_ids", "attention_mask"], "tensor_input_names=input_ids,attention_mask"),
+            ("predictor_host", "triton.models:8000", "predictor_host=triton.models:8000"),
+            ("predictor_protocol", "GRPC-v2", "predictor_protocol=grpc-v2"),
+            ("predictor_use_ssl", True, "predictor_use_ssl=true"),
+            ("predictor_request_timeout_seconds", 7, "predictor_request_timeout_seconds=7"),
+            ("predictor_request_retries", 2, "predictor_request_retries=2"),
+            ("predictor_max_batch_size", 64, "predictor_max_batch_size=64"),
+            ("enable_predictor_health_check", True, "enable_predictor_health_check=true"),
             ("return_probabilities", True, "return_probabilities=true"),
             ("disable_log_requests", False, "disable_log_requests=false"),
             ("max_log_len", 9, "max_log_len=9"),
@@ -225,4 +408,4 @@ ROWS: list[tuple[str, Any, dict[str, Any]]] = [
 ]  # fmt: skip
 """Parameter, value, and every leaf of the manifests that it adds, changes or takes away. The rows of the seed's table
 first; `scaling`, `service_name`, `labels`, `annotations`, `namespace`, `http_port` and `profile` have tests of their
-own, since they touch many places. `tensor_input_names` belongs to a later version, and `action` is no choice yet."""
+own, since they touch many places. `action` is no choice yet."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modelserve.deploy.quantity import is_quantity
+from tests.deploy.manifests.made import is_behind
 
 Manifest = dict[str, Any]
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -72,10 +73,11 @@ def _deployment(one: Manifest, manifests: list[Manifest], there: set[tuple[str, 
     rolling = spec["strategy"]["rollingUpdate"]
     if rolling["maxSurge"] == rolling["maxUnavailable"] == 0:
         yield "a rolling update that cannot move"
-    startup = max(map(_startup_s, spec["template"]["spec"]["containers"]))
+    pod = spec["template"]["spec"]
+    startup = max(map(_startup_s, pod["containers"])) + sum(map(_startup_s, pod.get("initContainers", ())))
     if spec["progressDeadlineSeconds"] <= startup:
         yield "the deadline is over before the first pod may be"
-    yield from pod_faults(spec["template"]["spec"], there)
+    yield from pod_faults(pod, there)
 
 
 def _startup_s(container: Manifest) -> int:
@@ -88,7 +90,8 @@ def pod_faults(pod: Manifest, there: set[tuple[str, str]]) -> Iterator[str]:
     names = [one["name"] for one in pod["volumes"]]
     yield from (f"volume {name!r}" for name in names if not _LABEL.fullmatch(name))
     yield from (f"two volumes {name}" for name, n in Counter(names).items() if n > 1)
-    yield from (f"two containers {name}" for name, n in Counter(c["name"] for c in pod["containers"]).items() if n > 1)
+    containers = [*pod.get("initContainers", ()), *pod["containers"]]
+    yield from (f"two containers {name}" for name, n in Counter(c["name"] for c in containers).items() if n > 1)
     for volume in pod["volumes"]:
         if len(volume) != 2:
             yield f"volume {volume['name']} has {len(volume) - 1} sources"
@@ -100,7 +103,10 @@ def pod_faults(pod: Manifest, there: set[tuple[str, str]]) -> Iterator[str]:
                 yield f"volume {volume['name']}: no {kind} {volume[key][name]}"
         if "sizeLimit" in volume.get("emptyDir", {}) and not is_quantity(volume["emptyDir"]["sizeLimit"]):
             yield f"volume {volume['name']}: sizeLimit"
-    for container in pod["containers"]:
+    for port, n in Counter(port["containerPort"] for c in containers for port in c["ports"]).items():
+        if n > 1:
+            yield f"port {port} twice in a pod"
+    for container in containers:
         yield from _container(container, set(names), there)
         hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
         if pod["terminationGracePeriodSeconds"] <= int(hook[1]):
@@ -161,7 +167,7 @@ def _service(one: Manifest, manifests: list[Manifest]) -> Iterator[str]:
         for value, n in Counter(port[key] for port in spec["ports"]).items():
             if n > 1:
                 yield f"two ports {value}"
-    names = {port["name"] for pod in _pods(manifests) for c in pod["spec"]["containers"] for port in c["ports"]}
+    names = {port["name"] for pod in _pods(one, manifests)[0] for c in pod["spec"]["containers"] for port in c["ports"]}
     for port in spec["ports"]:
         if isinstance(port["targetPort"], str) and port["targetPort"] not in names:
             yield f"port {port['name']} leads to no port {port['targetPort']}"
@@ -171,23 +177,32 @@ def _service(one: Manifest, manifests: list[Manifest]) -> Iterator[str]:
 
 def _autoscaler(one: Manifest, manifests: list[Manifest]) -> Iterator[str]:
     target = one["spec"]["scaleTargetRef"]
-    (workload,) = [other for other in manifests if other["kind"] == target["kind"]]
+    (workload,) = [other for other in manifests if other["kind"] == target["kind"] and not is_behind(other)]
     if workload["metadata"]["name"] != target["name"] or workload["apiVersion"] != target["apiVersion"]:
         yield "it scales what is not there"
     if "replicas" in workload["spec"]:
         yield "each apply would undo what the autoscaler has done"
     resources = workload["spec"]["template"]["spec"]["containers"][0].get("resources", {})
     for metric in one["spec"]["metrics"]:
-        name = metric.get("resource", {}).get("name")
+        name = (metric.get("resource") or metric.get("containerResource") or {}).get("name")
         if name and not any(name in amounts for amounts in resources.values()):
             yield f"a share of {name}, of which nothing is requested"
 
 
 def _selects(one: Manifest, selector: dict[str, str], manifests: list[Manifest]) -> Iterator[str]:
-    for pod in _pods(manifests):
+    meant, others = _pods(one, manifests)
+    for pod in meant:
         if not selector or not selector.items() <= pod["metadata"]["labels"].items():
             yield f"{one['kind']} selects {selector}, and the pods have {pod['metadata']['labels']}"
+    for pod in others:
+        if selector.items() <= pod["metadata"]["labels"].items():
+            yield f"{one['kind']} {one['metadata']['name']} selects pods of another"
 
 
-def _pods(manifests: list[Manifest]) -> list[Manifest]:
-    return [one["spec"]["template"] for one in manifests if one["kind"] == "Deployment"]
+def _pods(one: Manifest, manifests: list[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
+    """The pods that an object is about, the server's or those of the Triton behind it, and the others."""
+    found: tuple[list[Manifest], list[Manifest]] = ([], [])
+    for other in manifests:
+        if other["kind"] == "Deployment":
+            found[is_behind(other) != is_behind(one)].append(other["spec"]["template"])
+    return found

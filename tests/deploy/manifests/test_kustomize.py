@@ -13,7 +13,7 @@ import yaml
 from modelserve.deploy.manifests import kustomize
 from tests.blocks import ROOT
 from tests.deploy.manifests import rules, schemas, test_kserve
-from tests.deploy.manifests.made import Manifest, container_of, made, of_kind, pod_of
+from tests.deploy.manifests.made import Manifest, behind_of, container_of, made, of_kind, pod_of
 from tests.environments import environment
 
 EXAMPLE = ROOT / "examples" / "kubernetes" / "kustomize"
@@ -36,6 +36,16 @@ GIVEN: dict[str, dict[str, Any]] = {
         "labels": {"cost": "1"},
         "namespace": "models",
         "image": f"registry.example:5000/a/own:1.2@{DIGEST}",
+    },
+    "triton": {
+        "triton": {
+            "model_repository": {"claim_name": "there"},
+            "form": "deployment",
+            "secrets": ["KEY", "secret://other/KEY2"],
+        },
+        "triton_values": {"KEY": "s3cret"},
+        "secrets": ["TOKEN"],
+        "values": {"TOKEN": "s3cret"},
     },
     "kserve": {
         "flavor": "kserve",
@@ -98,6 +108,20 @@ def test_files_are_called_after_kinds_and_where_there_are_several_after_the_obje
         "horizontal-pod-autoscaler.yaml",
         "pod-disruption-budget.yaml",
         "service-bert.yaml",
+    ]
+
+
+def test_files_of_the_triton_behind_it_say_so() -> None:
+    files = kustomize.files(made(**GIVEN["triton"]))
+    assert list(files) == [
+        "kustomization.yaml",
+        "secret.yaml",
+        "secret-triton.yaml",
+        "deployment-triton.yaml",
+        "service-triton.yaml",
+        "deployment.yaml",
+        "service.yaml",
+        "names.yaml",
     ]
 
 
@@ -189,7 +213,7 @@ def test_names_that_an_overlay_changes_still_find_each_other(
     built = build(write(tmp_path / "overlay", {kustomize.KUSTOMIZATION: yaml.safe_dump(overlay)}))
     assert {one["metadata"]["name"] for one in built} == {f"my-{one['metadata']['name']}" for one in manifests}
     assert {one["metadata"]["namespace"] for one in built} == {"elsewhere"}
-    existing = {("Secret", "own"), ("Secret", "other")}
+    existing = {("Secret", "own"), ("Secret", "other"), ("PersistentVolumeClaim", "there")}
     if "flavor" in given:
         assert test_kserve.faults(built) == []
         runtime = of_kind(built, "ServingRuntime")
@@ -201,6 +225,9 @@ def test_names_that_an_overlay_changes_still_find_each_other(
     else:
         assert rules.broken(built, existing) == []
         assert container_of(built)["image"] == "registry.example/other:2"
+    if "triton" in given:
+        service = of_kind(behind_of(built), "Service")["metadata"]["name"]
+        assert {"name": "TRITON_HOST", "value": service} in container_of(built)["env"]
 
 
 @pytest.mark.slow

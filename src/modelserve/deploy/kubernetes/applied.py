@@ -12,7 +12,7 @@ from typing import Any
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.kubernetes.resources import OWNED, RESOURCES
 from modelserve.deploy.kubernetes.trouble import is_over
-from modelserve.deploy.manifests.labels import OURS, RUN
+from modelserve.deploy.manifests.labels import OURS, RUN, triton_value
 from modelserve.deploy.manifests.names import label_value
 from modelserve.deploy.manifests.service import ALIAS
 from modelserve.errors import TargetError, TargetRefused
@@ -22,8 +22,18 @@ Json = dict[str, Any]
 
 
 def selector(run: str) -> str:
-    """The label that every object of the run has, its pods too."""
+    """The label that every object of the run has, and its server's pods."""
     return f"{RUN}={label_value(run)}"
+
+
+def triton_selector(run: str) -> str:
+    """What the pods of the Triton behind a run have, where it has its own."""
+    return f"{RUN}={triton_value(run)}"
+
+
+def all_selector(run: str) -> str:
+    """Every object and every pod of the run."""
+    return f"{RUN} in ({label_value(run)},{triton_value(run)})"
 
 
 def title(manifest: Json) -> str:
@@ -83,10 +93,10 @@ def remove(cluster: Cluster, run: str, timeout_s: float) -> None:
         time.sleep(_LOOK_S)
 
 
-def wait_for_pods_to_end(cluster: Cluster, run: str, timeout_s: float) -> None:
+def wait_for_pods_to_end(cluster: Cluster, labels: str, timeout_s: float) -> None:
     """Raises TargetError."""
     deadline = time.monotonic() + timeout_s
-    while pods := [pod for pod in cluster.list("Pod", selector(run))[0] if not is_over(pod)]:
+    while pods := [pod for pod in cluster.list("Pod", labels)[0] if not is_over(pod)]:
         if time.monotonic() >= deadline:
             names = ", ".join(pod["metadata"]["name"] for pod in pods)
             raise TargetError(f"after {timeout_s:g} s there are still pods of the run: {names}; stop it again later")
@@ -103,7 +113,7 @@ def _labelled(cluster: Cluster, run: str) -> list[Json]:
 
 def _left(cluster: Cluster, run: str) -> Iterator[Json]:
     yield from _labelled(cluster, run)
-    yield from (one | {"kind": "Pod"} for one in cluster.list("Pod", selector(run))[0])
+    yield from (one | {"kind": "Pod"} for one in cluster.list("Pod", all_selector(run))[0])
 
 
 def listed(cluster: Cluster, kind: str, labels: str) -> list[Json]:

@@ -20,16 +20,18 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """kind: of what serves the run, "Deployment" or "InferenceService"; serving: that object, None where there is
-    none. events: by the pod's name, oldest first."""
+    none. events: by the pod's name, oldest first. behind: the same of the Triton behind it, where that has pods of its
+    own."""
 
     kind: str
     serving: Json | None
     pods: tuple[Json, ...]
     events: dict[str, list[Json]]
+    behind: Snapshot | None = None
 
 
 class Verdict(NamedTuple):
-    """suspect: the pod whose log tells more, "" where none does. patience: see Trouble."""
+    """suspect: the pod whose log tells more, "" where none does. previous, patience, container: see Trouble."""
 
     state: State
     message: str = ""
@@ -38,10 +40,27 @@ class Verdict(NamedTuple):
     suspect: str = ""
     previous: bool = False
     patience: bool = False
+    container: str = ""
 
 
 def of(seen: Snapshot, *, was_running: bool) -> Verdict:
     """was_running: whether all pods have answered since the run was started or changed; some are enough then."""
+    own = _of_one(seen, was_running)
+    return own if seen.behind is None else _joint(own, _of_one(seen.behind, was_running), was_running)
+
+
+def _joint(own: Verdict, behind: Verdict, was_running: bool) -> Verdict:
+    """Of a server and the Triton behind it. As long as that does not answer, no server does: it is the cause then."""
+    said = f"Triton: {behind.message}" if behind.message and not behind.message.startswith("Triton") else behind.message
+    fraction = (own.fraction + behind.fraction) / 2
+    if own.state == "RUNNING" and (was_running or behind.state == "RUNNING"):
+        return own._replace(message="; ".join(one for one in (own.message, said) if one))
+    if behind.state == "RUNNING" or (own.state == "ERROR" and behind.state != "ERROR"):
+        return own._replace(fraction=fraction)
+    return behind._replace(message=said, stage=f"Triton: {behind.stage}", fraction=fraction)
+
+
+def _of_one(seen: Snapshot, was_running: bool) -> Verdict:
     serving = seen.serving
     if serving is None or serving["metadata"].get("deletionTimestamp"):
         return Verdict("ERROR", f"its {seen.kind} is not in the cluster any more: somebody has removed it")
@@ -126,7 +145,7 @@ def _in_part(far: str, found: Trouble) -> Verdict:
 
 def _held_up(found: Trouble, stage: str, pod: str) -> Verdict:
     state: State = "ERROR" if found.fatal else "PENDING"
-    return Verdict(state, found.message, stage, found.fraction, pod, found.previous, found.patience)
+    return Verdict(state, found.message, stage, found.fraction, pod, found.previous, found.patience, found.container)
 
 
 def _worst(pods: Sequence[Json], seen: Snapshot) -> tuple[Trouble, str]:

@@ -21,7 +21,9 @@ def container_of(pod: Json, wanted: str) -> str:
 
 
 def restarts(pod: Json, container: str) -> int:
-    found: list[dict[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or []
+    status = pod.get("status") or {}
+    kinds = ("containerStatuses", "initContainerStatuses")
+    found: list[dict[str, Any]] = [one for kind in kinds for one in status.get(kind) or ()]
     return sum(int(one.get("restartCount") or 0) for one in found if one.get("name") == container)
 
 

@@ -26,14 +26,14 @@ def read(cluster: Cluster, labels: str, asked: LogsAsked, has_ended: Callable[[]
     return log_follow.follow(cluster, labels, asked, has_ended)
 
 
-def last_lines(cluster: Cluster, pod: str, count: int, previous: bool) -> list[str]:
-    """Of the server in one pod, for somebody who is told why it does not answer. previous: of the server before, or of
-    this one where there was none. [] where there is no log to be had. Raises TargetUnreachable."""
+def last_lines(cluster: Cluster, pod: str, container: str, count: int, previous: bool) -> list[str]:
+    """Of one container of a pod, "" for the server's, for somebody who is told why it does not answer. previous: of the
+    one before, or of this one where there was none. [] where there is no log to be had. Raises TargetUnreachable."""
     try:
         found = cluster.get("Pod", pod)
         if found is None:
             return []
-        query = {"container": log_request.container_of(found, ""), "tailLines": str(count)}
+        query = {"container": log_request.container_of(found, container), "tailLines": str(count)}
         if previous:
             try:
                 return _all(cluster, pod, query | {"previous": "true"})

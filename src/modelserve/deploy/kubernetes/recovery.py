@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from modelserve.deploy import project as projects
 from modelserve.deploy.kubernetes import applied
 from modelserve.deploy.kubernetes.cluster import Cluster
-from modelserve.deploy.manifests.labels import BEGUN, OURS, SPEC
+from modelserve.deploy.manifests.labels import BEGUN, OURS, SPEC, TRITON_BEGUN
+from modelserve.deploy.manifests.names import is_behind
 from modelserve.deploy.manifests.pod import CONTAINER
 from modelserve.deploy.manifests.workload import MODEL_DIR
 from modelserve.deploy.record import Record, now, transition
@@ -73,6 +74,7 @@ def record_of(cluster: Cluster, found: Found) -> Record:
     replicas = one["spec"].get("replicas", 0)
     if replicas > 0 and "scaling" not in spec:  # whoever scales it does not write that down elsewhere
         spec["replicas"] = replicas
+    objects = applied.found(cluster, key.id)
     time = str(one["metadata"].get("creationTimestamp") or now()).replace("Z", "+00:00")
     record = Record(
         project=key.project,
@@ -87,7 +89,8 @@ def record_of(cluster: Cluster, found: Found) -> Record:
             "begun": found.begun,
             "image": _image(found.made_from["spec"]),
             **({"alias": found.begun} if _has_moved(cluster, spec) else {"moves": True}),
-            "objects": [applied.title(each) for each in reversed(applied.found(cluster, key.id))],
+            **_triton_begun(objects),
+            "objects": [applied.title(each) for each in reversed(objects)],
         },
     )
     is_stopped = "replicas" in one["spec"] and not replicas
@@ -97,7 +100,8 @@ def record_of(cluster: Cluster, found: Found) -> Record:
 def changed(found: Record, known: Record) -> Record:
     """The run that the store knows, as it was changed from elsewhere."""
     own = {name: known.spec[name] for name in ("kubeconfig", "context", "namespace") if name in known.spec}
-    status = {name: found.status[name] for name in ("begun", "image", "objects")}
+    names = ("begun", TRITON_BEGUN, "image", "objects")
+    status = {name: found.status[name] for name in names if name in found.status}
     return known.replace(spec=found.spec | own, status=known.status | status)
 
 
@@ -122,6 +126,15 @@ def _notes(one: Json) -> Json:
 def _has_moved(cluster: Cluster, spec: Json) -> bool:
     """Whether the stable Service, if it has one, is there: it led to this run, and may lead to a newer one by now."""
     return "service_name" in spec and cluster.get("Service", spec["service_name"]) is not None
+
+
+def _triton_begun(objects: list[Json]) -> dict[str, str]:
+    """When the Triton behind it was begun, where it has pods of its own."""
+    for one in objects:
+        if one["kind"] == "Deployment" and is_behind(one["metadata"]["name"]):
+            marks = (one["spec"]["template"]["metadata"].get("annotations") or {}).get(BEGUN)
+            return {TRITON_BEGUN: marks} if marks else {}
+    return {}
 
 
 def _image(pods: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,16 @@ _MOST_PODS = 4
 Json = dict[str, Any]
 
 
-def take(cluster: Cluster, run: str, kind: str, name: str) -> Snapshot:
-    """kind and name: of what serves the run. Raises TargetRefused, TargetUnreachable."""
+def take(cluster: Cluster, run: str, kind: str, name: str, behind: str) -> Snapshot:
+    """kind and name: of what serves the run; behind: name of the Deployment of the Triton behind it, "" where it has
+    none of its own. Raises TargetRefused, TargetUnreachable."""
+    triton = _of(cluster, "Deployment", behind, applied.triton_selector(run)) if behind else None
+    return dataclasses.replace(_of(cluster, kind, name, applied.selector(run)), behind=triton)
+
+
+def _of(cluster: Cluster, kind: str, name: str, labels: str) -> Snapshot:
     serving = cluster.get(kind, name)
-    pods = sorted(cluster.list("Pod", applied.selector(run))[0], key=_age) if serving is not None else []
+    pods = sorted(cluster.list("Pod", labels)[0], key=_age) if serving is not None else []
     waiting = [pod["metadata"]["name"] for pod in pods if not is_ready(pod)]
     return Snapshot(kind, serving, tuple(pods), {pod: _events(cluster, pod) for pod in waiting[-_MOST_PODS:]})
 

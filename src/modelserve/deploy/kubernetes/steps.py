@@ -7,6 +7,7 @@ applied.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 from modelserve import flags
 from modelserve.deploy import parameters
 from modelserve.deploy.change import NOTHING_SERVES, Change
-from modelserve.deploy.kubernetes import applied, noted
+from modelserve.deploy.kubernetes import applied, behind, noted
+from modelserve.deploy.kubernetes.behind import LEAVES
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.manifests import pod, source
 from modelserve.deploy.manifests.claims import with_access_mode
-from modelserve.deploy.manifests.labels import BEGUN
-from modelserve.deploy.manifests.names import resource_name
+from modelserve.deploy.manifests.labels import BEGUN, TRITON_BEGUN
+from modelserve.deploy.manifests.names import is_behind, resource_name
+from modelserve.deploy.manifests.predictor import is_apart
 from modelserve.deploy.record import Record, now
 from modelserve.deploy.reference import parse_function_string
 from modelserve.deploy.store import Store
@@ -37,7 +40,7 @@ def begin(store: Store, cluster: Cluster, record: Record) -> None:
     """Apply its objects. Nothing new is left of a run that is refused. One that is resumed is what its spec says, and
     not what others have made of it since."""
     facts = {"cluster": cluster.place.to_dict(), "begun": now(), "image": _image(record), "moves": True}
-    facts["applying"] = now()
+    facts |= {"applying": now()} | ({TRITON_BEGUN: now()} if is_apart(record.spec) else {})
     status = {name: said for name, said in record.status.items() if name not in ("alias", "held", "objects")} | facts
     begun = record.replace(spec=with_access_mode(record.spec), status=status)
     manifests = source.manifests(begun, store)
@@ -69,27 +72,27 @@ def change(store: Store, cluster: Cluster, record: Record, spec: Json, *, force:
     if live and "scaling" not in spec and spec.get("replicas") == record.spec.get("replicas"):
         spec = spec | {"replicas": live}  # as it was scaled since, by whomever
     after = _with_spec(record, spec)
-    manifests = source.manifests(after, store)
-    if _pods(manifests) != _pods(source.manifests(record, store)):
-        after = after.replace(status=after.status | {"begun": now()})
+    manifests, former = source.manifests(after, store), source.manifests(record, store)
+    if marks := {mark: now() for mark in ("begun", TRITON_BEGUN) if _pods(manifests, mark) != _pods(former, mark)}:
+        after = after.replace(status=after.status | marks)
         manifests = source.manifests(after, store)
     hands_over = live > 0 and ("scaling" in after.spec) != ("scaling" in record.spec)
-    applied.check(cluster, _with_replicas(manifests, live) if hands_over else manifests, force=force)
+    applied.check(cluster, _with_replicas(manifests, name, live) if hands_over else manifests, force=force)
     if hands_over:
         # The number of pods is ours before it is the autoscaler's, and ours again afterwards: nobody's, it would fall
         # to 1 for a moment.
         cluster.scale(kind, name, live if "scaling" in after.spec else _replicas(after))
-    facts = {name: after.status[name] for name in ("begun", "image")}
-    gone = dict.fromkeys(("alias", "moves", "held"))
-    _changed(store, record, _changing(after.spec, facts | gone | {"applying": now()}))
+    facts = {name: after.status.get(name) for name in ("begun", TRITON_BEGUN, "image")}
+    facts |= dict.fromkeys(("alias", "moves", "held")) | {"applying": now(), LEAVES: behind.leaves(record, spec)}
+    _changed(store, record, _changing(after.spec, facts))
     try:
         _put(cluster, manifests, force=force)
     except TargetError:
-        former = {name: record.status.get(name) for name in ("begun", "image", "alias", "moves", "applying")}
-        _changed(store, record, _changing(record.spec, former))
+        names = ("begun", TRITON_BEGUN, "image", "alias", "moves", "applying", LEAVES)
+        _changed(store, record, _changing(record.spec, {name: record.status.get(name) for name in names}))
         raise
     _settle(store, cluster, after, manifests, "it is being changed; the former pods answer meanwhile")
-    _prune(cluster, record.id, manifests)
+    behind.prune(cluster, after, [applied.title(one) for one in manifests], leaves=facts[LEAVES])
 
 
 def scale(store: Store, cluster: Cluster, record: Record, replicas: int, *, force: bool) -> None:
@@ -106,9 +109,17 @@ def scale(store: Store, cluster: Cluster, record: Record, replicas: int, *, forc
 
 
 def end(store: Store, cluster: Cluster, record: Record, timeout_s: float | None) -> None:
-    """No pods; everything else stays, its disks above all."""
+    """No pods; everything else stays, its disks above all. The Triton behind it ends last: until then it answers what
+    the server has accepted."""
+    ends = time.monotonic() + (grace_s(record) if timeout_s is None else timeout_s)
     _empty(cluster, record)
-    applied.wait_for_pods_to_end(cluster, record.id, grace_s(record) if timeout_s is None else timeout_s)
+    try:
+        applied.wait_for_pods_to_end(cluster, applied.selector(record.id), ends - time.monotonic())
+    finally:
+        behind.empty(cluster, record)
+    if behind.has(record):
+        left_s = grace_s(record) if timeout_s is None else max(0.0, ends - time.monotonic())
+        applied.wait_for_pods_to_end(cluster, applied.triton_selector(record.id), left_s)
     _changed(store, record, Change("STOPPED", "", NOTHING_SERVES).of)
 
 
@@ -140,6 +151,7 @@ def _settle(store: Store, cluster: Cluster, record: Record, manifests: Sequence[
         applied.remove(cluster, record.id, grace_s(record))
     elif state in ("STOP", "STOPPED"):
         _empty(cluster, record)
+        behind.empty(cluster, record)
 
 
 def _empty(cluster: Cluster, record: Record) -> None:
@@ -148,14 +160,6 @@ def _empty(cluster: Cluster, record: Record) -> None:
         cluster.delete(kind, name)
     elif cluster.get(kind, name) is not None:
         cluster.scale(kind, name, 0)
-
-
-def _prune(cluster: Cluster, run: str, manifests: Sequence[Json]) -> None:
-    """What the run had before and has no more; disks stay, since they have something on them."""
-    wanted = {applied.title(one) for one in manifests}
-    for one in applied.found(cluster, run):
-        if applied.title(one) not in wanted and one["kind"] != "PersistentVolumeClaim":
-            cluster.delete(one["kind"], one["metadata"]["name"])
 
 
 def _changed(store: Store, record: Record, step: Callable[[Record], Record]) -> Record:
@@ -190,10 +194,12 @@ def _changing(spec: Json, facts: Json) -> Callable[[Record], Record]:
     return step
 
 
-def _with_replicas(manifests: Sequence[Json], live: int) -> list[Json]:
-    """As many as there are: what an autoscaler has set so is no conflict."""
+def _with_replicas(manifests: Sequence[Json], name: str, live: int) -> list[Json]:
+    """As many as there are: what an autoscaler has set so is no conflict. name: of the server's Deployment."""
     return [
-        one | {"spec": one["spec"] | {"replicas": live}} if "replicas" in one.get("spec", {}) else one
+        one | {"spec": one["spec"] | {"replicas": live}}
+        if applied.title(one) == f"Deployment/{name}" and "replicas" in one["spec"]
+        else one
         for one in manifests
     ]
 
@@ -248,10 +254,13 @@ def _with_spec(record: Record, spec: Json) -> Record:
     return record.replace(spec=with_access_mode(spec), status=record.status | image)
 
 
-def _pods(manifests: Sequence[Json]) -> list[Any]:
-    """What pods are made from."""
+def _pods(manifests: Sequence[Json], mark: str) -> list[Any]:
+    """What pods are made from: the server's, or those of the Triton behind it where it has its own."""
     found: list[Any] = []
+    apart = any(one["kind"] == "Deployment" and is_behind(one["metadata"]["name"]) for one in manifests)
     for one in manifests:
+        if (apart and is_behind(one["metadata"]["name"])) != (mark == TRITON_BEGUN):
+            continue
         if one["kind"] == "Deployment":
             found.append(one["spec"]["template"])
         elif one["kind"] in ("InferenceService", "ServingRuntime", "ConfigMap", "Secret"):

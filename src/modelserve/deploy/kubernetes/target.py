@@ -14,6 +14,7 @@ from typing import Any
 from modelserve.deploy.change import NOTHING_SERVES, Change
 from modelserve.deploy.kubernetes import (
     applied,
+    behind,
     diagnosis,
     log_streams,
     noted,
@@ -25,11 +26,14 @@ from modelserve.deploy.kubernetes import (
     trouble,
     usage,
 )
+from modelserve.deploy.kubernetes.behind import LEAVES
 from modelserve.deploy.kubernetes.cluster import Cluster
 from modelserve.deploy.kubernetes.diagnosis import Verdict
 from modelserve.deploy.kubernetes.doorbell import Doorbell
 from modelserve.deploy.kubernetes.place import Place
 from modelserve.deploy.manifests import source
+from modelserve.deploy.manifests.predictor import is_apart
+from modelserve.deploy.manifests.triton import NAME as TRITON
 from modelserve.deploy.record import Record
 from modelserve.deploy.store import Store
 from modelserve.deploy.target import LogsAsked, Progress, Reach, Usage
@@ -72,13 +76,17 @@ class KubernetesTarget:
             return record
         cluster, (kind, name) = self._cluster(record), steps.serving(record)
         try:
-            seen = snapshot.take(cluster, record.id, kind, name)
+            triton = behind.name_of(record) if is_apart(record.spec) else ""
+            seen = snapshot.take(cluster, record.id, kind, name, triton)
         except TargetUnreachable:
             self._silent.add(cluster.place)
             raise
         self._silent.discard(cluster.place)
         if record.state == "STOP":
             ended = all(trouble.is_over(pod) for pod in seen.pods)
+            if ended and behind.has(record):  # whoever was to end it, too, may be gone
+                behind.empty(cluster, record)
+                ended = seen.behind is None or all(trouble.is_over(pod) for pod in seen.behind.pods)
             return self._change(record, Change("STOPPED", "", NOTHING_SERVES).of) if ended else record
         if "applying" in record.status:
             return self._change(record, noted.applying)
@@ -113,13 +121,13 @@ class KubernetesTarget:
         if cluster.place in self._silent | self._unmetered:
             return Usage()
         try:
-            return usage.of(cluster, applied.selector(record.id))
+            return usage.of(cluster, applied.all_selector(record.id))
         except TargetError:  # no metrics are no error; and nobody waits for them once more for each run
             self._unmetered.add(cluster.place)
             return Usage()
 
     def changes(self, record: Record) -> AbstractContextManager[Doorbell]:
-        return Doorbell(self._cluster(record), (steps.serving(record)[0], "Pod"), applied.selector(record.id))
+        return Doorbell(self._cluster(record), (steps.serving(record)[0], "Pod"), applied.all_selector(record.id))
 
     def stop(self, record: Record, timeout_s: float | None = None) -> None:
         if "cluster" in record.status:
@@ -138,7 +146,9 @@ class KubernetesTarget:
 
     def logs(self, record: Record, asked: LogsAsked, *, follow: bool = False) -> Iterator[str]:
         ended: Callable[[], bool] | None = (lambda: self._has_ended(record)) if follow else None
-        return log_streams.read(self._cluster(record), applied.selector(record.id), asked, ended)
+        is_tritons = asked.container == TRITON and is_apart(record.spec)
+        labels = (applied.triton_selector if is_tritons else applied.selector)(record.id)
+        return log_streams.read(self._cluster(record), labels, asked, ended)
 
     def reach(self, record: Record) -> Reach:
         kind, name = steps.serving(record)
@@ -197,6 +207,9 @@ class KubernetesTarget:
 def _arrived(cluster: Cluster, record: Record, verdict: Verdict, serving: Json) -> tuple[Verdict, Json]:
     """The pods of this start or change answer, for the first time: the stable Service leads to them from now on."""
     facts: Json = {"alias": record.status["begun"]}
+    if LEAVES in record.status:
+        behind.prune(cluster, record, record.status["objects"], leaves=None)
+        facts[LEAVES] = None
     try:
         if record.status.get("alias") != record.status["begun"]:
             for one in source.alias(record):
@@ -216,10 +229,10 @@ def _arrived(cluster: Cluster, record: Record, verdict: Verdict, serving: Json) 
 
 
 def _with_log(cluster: Cluster, verdict: Verdict) -> str:
-    """The cause, and the last that the server has said."""
+    """The cause, and the last that the container has said which is it."""
     if not verdict.suspect:
         return verdict.message
-    lines = _ending(log_streams.last_lines(cluster, verdict.suspect, _LINES, verdict.previous))
+    lines = _ending(log_streams.last_lines(cluster, verdict.suspect, verdict.container, _LINES, verdict.previous))
     return "\n".join([f"{verdict.message}; its last lines:", *lines]) if lines else verdict.message
 
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from modelserve.deploy.manifests.triton import NAME as TRITON
+
 Json = dict[str, Any]
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
@@ -27,8 +29,8 @@ class Trouble(NamedTuple):
     """message: "" where there is none, and the pod is only not ready yet.
 
     fatal: the cluster goes on trying, but nothing will come of it unless somebody changes something. patience: it is
-    fatal where it stays so for a while, since nodes and disks may be on their way. previous: the log that tells more
-    is that of the container before.
+    fatal where it stays so for a while, since nodes and disks may be on their way. container: the one whose log tells
+    more, "" for the server's; previous: the log of the one before it.
     """
 
     message: str
@@ -37,6 +39,7 @@ class Trouble(NamedTuple):
     fatal: bool = False
     patience: bool = False
     previous: bool = False
+    container: str = ""
 
 
 def is_over(pod: Json) -> bool:
@@ -56,9 +59,18 @@ def of(pod: Json, events: Sequence[Json]) -> Trouble:
     if status.get("phase") == "Failed":
         why = ": ".join(str(status[key]) for key in ("reason", "message") if status.get(key))
         return Trouble(f"the pod {name} has failed" + (f": {_cut(why)}" if why else ""), "starting")
-    running = [one for one in status.get("containerStatuses") or () if "running" in (one.get("state") or {})]
-    stage, fraction = ("loading", 0.6) if running else _before(events)
+    stage, fraction = _far(status, events)
     return _on_the_way(events, stage, fraction)
+
+
+def _far(status: Json, events: Sequence[Json]) -> tuple[str, float]:
+    """How far a pod is that nothing is known to be wrong with."""
+    if any("running" in (one.get("state") or {}) for one in status.get("containerStatuses") or ()):
+        return "loading", 0.6
+    for one in status.get("initContainerStatuses") or ():
+        if one.get("name") == TRITON and "running" in (one.get("state") or {}):
+            return "loading Triton's models", 0.5  # a sidecar, for which the server waits
+    return _before(events)
 
 
 def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None:
@@ -68,6 +80,8 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
     ended = state.get("terminated") or (one.get("lastState") or {}).get("terminated") or {}
     restarts = int(one.get("restartCount") or 0)
     ends = restarts if "running" in state else restarts + 1
+    name = str(one.get("name") or "")
+    who = "Triton" if name == TRITON else "the server"
     if reason in _IMAGE:
         why = _pull_failure(events) or message or reason
         return Trouble(
@@ -85,23 +99,25 @@ def _of_container(pod: str, one: Json, events: Sequence[Json]) -> Trouble | None
         return None
     if ended.get("reason") == "OOMKilled":
         before = not state.get("terminated")
+        where = "resources mem" + (" of triton" if name == TRITON else "")
         return Trouble(
-            f"the server in the pod {pod} took more memory than its limit and was killed (OOMKilled), "
-            f"{_times(ends)}; give it more with resources mem",
+            f"{who} in the pod {pod} took more memory than its limit and was killed (OOMKilled), {_times(ends)}; "
+            f"give it more with {where}",
             "starting",
             0.4,
             fatal=True,
             previous=before,
+            container=name,
         )
     loops = reason == "CrashLoopBackOff" or (restarts > 0 and bool(state.get("terminated")) and ended.get("exitCode"))
     if loops:
         return Trouble(
-            f"the server in the pod {pod} ends with exit code {ended.get('exitCode')}, {_times(ends)}"
-            + _probe_said(events),
+            f"{who} in the pod {pod} ends with exit code {ended.get('exitCode')}, {_times(ends)}" + _probe_said(events),
             "starting",
             0.4,
             fatal=True,
             previous=restarts > 0 and not state.get("terminated"),
+            container=name,
         )
     return None
 

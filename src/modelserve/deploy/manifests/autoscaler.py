@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from modelserve.deploy.manifests import resources
+from modelserve.deploy.manifests import pod, resources, triton
 from modelserve.deploy.manifests.labels import metadata
 from modelserve.deploy.manifests.workload import Workload
 from modelserve.errors import ConfigError
@@ -46,6 +46,9 @@ def _metric(workload: Workload, name: str, amount: Any) -> dict[str, Any]:
     if name in RESOURCES:
         check_requested(workload, name)
         target = {"type": "Utilization", "averageUtilization": amount}
+        if triton.is_beside(workload):  # of all containers, each would have to request some
+            one = {"name": RESOURCES[name], "container": pod.CONTAINER, "target": target}
+            return {"type": "ContainerResource", "containerResource": one}
         return {"type": "Resource", "resource": {"name": RESOURCES[name], "target": target}}
     target = {"type": "AverageValue", "averageValue": amount}
     return {"type": "Pods", "pods": {"metric": {"name": name}, "target": target}}

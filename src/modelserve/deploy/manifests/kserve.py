@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelserve.deploy.kinds import KINDS, Kind
-from modelserve.deploy.manifests import autoscaler, deployment, pod, probes, resources, variables, volumes
+from modelserve.deploy.manifests import autoscaler, pod, probes, resources, variables, volumes
 from modelserve.deploy.manifests.labels import labels, metadata, pod_notes, serving
 from modelserve.deploy.manifests.workload import HTTP_PORT, Workload
 from modelserve.errors import ConfigError
@@ -26,6 +26,11 @@ def of(workload: Workload) -> list[_Json]:
     for name in ("service_type", "service_name"):
         if name in workload.spec:
             raise ConfigError(f"{name} is {workload.spec[name]!r}; KServe makes the services of flavor 'kserve'")
+    if workload.triton is not None:
+        raise ConfigError(
+            "triton is for flavor 'deployment'; with KServe write an InferenceService with Triton as its predictor and "
+            "this server as its transformer, or give predictor_host"
+        )
     return [_runtime(workload), _service(workload)]
 
 
@@ -85,7 +90,7 @@ def _service(workload: Workload) -> _Json:
         "args": list(workload.args),
         "env": variables.env(workload),
     }
-    if sources := variables.env_from(workload):
+    if sources := variables.env_from(workload.spec):
         model["envFrom"] = sources
     if wanted := resources.of(workload):
         model["resources"] = wanted
@@ -93,7 +98,7 @@ def _service(workload: Workload) -> _Json:
         model["volumeMounts"] = [one.mount for one in own]
     predictor = {
         **_scale(workload),
-        "deploymentStrategy": deployment.strategy(),
+        "deploymentStrategy": pod.strategy(),
         "labels": labels(workload),
         "annotations": pod_notes(workload),
         **pod.placed(workload),

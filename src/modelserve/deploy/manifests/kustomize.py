@@ -16,9 +16,11 @@ MARK = "# Written by `modelserve manifest --kustomize`"
 """How the first line of our kustomization.yaml begins."""
 _NAMES = "names.yaml"
 _RUN = ("Deployment", "InferenceService")
-"""Kinds of which a run has one, which is called as the run is."""
+"""Kinds of which one is called as the run is, and any other so with more behind it."""
 _JOINED = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _Manifest = dict[str, Any]
+_BEHIND: dict[str, dict[str, tuple[str, ...]]] = {"Service": {"Deployment": ("template/spec/containers/env/value",)}}
+"""The variable of the server that names the Service of the Triton behind it."""
 _REFERENCES: dict[str, dict[str, tuple[str, ...]]] = {
     "ServingRuntime": {"InferenceService": ("predictor/model/runtime",)},
     "PersistentVolumeClaim": {
@@ -50,7 +52,7 @@ class Image(NamedTuple):
 
 def files(manifests: Sequence[_Manifest]) -> dict[str, str]:
     """Name -> text. manifests: all objects of a run, in the order in which they are applied."""
-    run = next(one["metadata"]["name"] for one in manifests if one["kind"] in _RUN)
+    run = min((one["metadata"]["name"] for one in manifests if one["kind"] in _RUN), key=len)
     named = {_file(one, run): as_yaml([one]) for one in manifests}
     kustomization: _Manifest = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -58,9 +60,11 @@ def files(manifests: Sequence[_Manifest]) -> dict[str, str]:
         "resources": list(named),
         "images": [_entry(image) for image in dict.fromkeys(_images(manifests))],
     }
-    if any(one["kind"] == "InferenceService" for one in manifests):
+    kinds = [one["kind"] for one in manifests]
+    more = _REFERENCES if "InferenceService" in kinds else _BEHIND if kinds.count("Deployment") > 1 else {}
+    if more:
         kustomization["configurations"] = [_NAMES]
-        named[_NAMES] = as_yaml([{"nameReference": _references()}])
+        named[_NAMES] = as_yaml([{"nameReference": _references(more)}])
     comments = [f"{MARK}; changes belong into an overlay: this directory is written anew.", *_expected(manifests)]
     return {KUSTOMIZATION: "\n".join([*comments, as_yaml([kustomization])]), **named}
 
@@ -104,13 +108,13 @@ def _images(value: Any) -> Iterator[Image]:
             yield from (image(container["image"]) for container in one if "image" in container)
 
 
-def _references() -> list[_Manifest]:
+def _references(places_of: dict[str, dict[str, tuple[str, ...]]]) -> list[_Manifest]:
     return [
         {
             "kind": kind,
             "fieldSpecs": [{"path": f"spec/{path}", "kind": by} for by, paths in places.items() for path in paths],
         }
-        for kind, places in _REFERENCES.items()
+        for kind, places in places_of.items()
     ]
 
 

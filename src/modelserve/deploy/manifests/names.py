@@ -30,6 +30,16 @@ def resource_name(project: str, function: str, id: str) -> str:
     return f"{stem}-{id[:_ID] if _NEW_ID.fullmatch(id) else _hash(f'{project}/{id}', _ID)}"
 
 
+def behind(name: str) -> str:
+    """What the objects of the Triton behind a run are called; name: the run's."""
+    return f"{name}-triton"
+
+
+def is_behind(name: str) -> bool:
+    """Whether an object is one of these; what the run's own are called ends in twelve digits of its id."""
+    return name.endswith("-triton")
+
+
 def dns_label(text: str) -> str:
     """The text itself where it is one, else one that no other text gives."""
     if len(text) <= LONGEST and _DNS_LABEL.fullmatch(text):

@@ -14,6 +14,7 @@ from modelserve.deploy.manifests import (
     kserve,
     secret,
     service,
+    triton,
     volumes,
 )
 from modelserve.deploy.manifests.workload import Workload
@@ -36,5 +37,7 @@ def of(workload: Workload) -> list[dict[str, Any]]:
             *disruption.of(workload),
             *service.alias(workload),
         ]
+    over = workload.template.over  # for the server's objects: what a base says of its containers is not Triton's
+    found = [*map(over, needs), *triton.of(workload), *map(over, serving)]
     # Deep copies: one labels mapping is in many objects, and a YAML file would show it once, with anchors.
-    return [copy.deepcopy(workload.template.over(one)) for one in [*needs, *serving]]
+    return [copy.deepcopy(one) for one in found]

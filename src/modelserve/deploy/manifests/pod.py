@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from modelserve.deploy import shapes
@@ -16,8 +17,10 @@ _USER = 1000
 PRE_STOP_S = 5
 """Between a pod's end being decided and SIGTERM, which closes the door: until every node has heard of it, requests
 still come."""
-_MARGIN_S = 10
+MARGIN_S = 10
 """For a server that has drained to end by itself."""
+BEFORE_START_S = 600
+"""For a node to be found and the image to be pulled: what Kubernetes gives the whole, by itself."""
 _Json = dict[str, Any]
 
 
@@ -36,21 +39,26 @@ def template(workload: Workload) -> _Json:
 
 def placed(workload: Workload) -> _Json:
     """Where and as whom the pods run, and how they end."""
+    return spec_of(workload, workload.spec | {"affinity": _affinity(workload)}, grace_s(workload))
+
+
+def spec_of(workload: Workload, where: Mapping[str, Any], ends_in_s: int) -> _Json:
+    """Of pods of the run. where: what is said of nodes, by the names of a run's parameters. ends_in_s: as grace_s()."""
     spec = workload.spec
     found: _Json = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_s(workload),
+        "terminationGracePeriodSeconds": ends_in_s,
         "securityContext": pod_security(),
     }
-    if "node_selector" in spec:
-        found["nodeSelector"] = {one["key"]: one["value"] for one in spec["node_selector"]}
-    if affinity := _affinity(workload):
-        found["affinity"] = affinity
-    if "tolerations" in spec:
-        found["tolerations"] = [{shapes.camel(k): v for k, v in one.items()} for one in spec["tolerations"]]
-    if "runtime_class" in spec:
-        found["runtimeClassName"] = spec["runtime_class"]
+    if "node_selector" in where:
+        found["nodeSelector"] = {one["key"]: one["value"] for one in where["node_selector"]}
+    if where.get("affinity"):
+        found["affinity"] = where["affinity"]
+    if "tolerations" in where:
+        found["tolerations"] = [{shapes.camel(k): v for k, v in one.items()} for one in where["tolerations"]]
+    if "runtime_class" in where:
+        found["runtimeClassName"] = where["runtime_class"]
     if "priority_class" in spec:
         found["priorityClassName"] = spec["priority_class"]
     if "image_pull_secrets" in spec:
@@ -60,21 +68,29 @@ def placed(workload: Workload) -> _Json:
 
 def grace_s(workload: Workload) -> int:
     """From the decision to SIGKILL: longer than the server takes to answer what it has accepted."""
-    return PRE_STOP_S + workload.shutdown_timeout_s + _MARGIN_S
+    return PRE_STOP_S + workload.shutdown_timeout_s + MARGIN_S
 
 
 def container(workload: Workload, mounted: list[volumes.Mounted], name: str = CONTAINER) -> _Json:
-    found: _Json = {"name": name, "image": workload.image}
-    if "image_pull_policy" in workload.spec:
-        found["imagePullPolicy"] = workload.spec["image_pull_policy"]
+    found: _Json = {"name": name, "image": workload.image, **pulled(workload)}
     found |= {"command": list(COMMAND), "args": list(workload.args), "ports": _ports(workload)}
     found["env"] = variables.env(workload)
-    if sources := variables.env_from(workload):
+    if sources := variables.env_from(workload.spec):
         found["envFrom"] = sources
     if wanted := resources.of(workload):
         found["resources"] = wanted
     found |= probes.of(workload.http_port, probes.startup_s(workload)) | ending() | {"securityContext": security()}
     return found | {"volumeMounts": [one.mount for one in mounted]}
+
+
+def pulled(workload: Workload) -> _Json:
+    """When the image of a container is looked for in its registry."""
+    return {"imagePullPolicy": workload.spec["image_pull_policy"]} if "image_pull_policy" in workload.spec else {}
+
+
+def strategy() -> _Json:
+    """Of a Deployment: an old pod ends when a new one answers, so there is no moment without."""
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
 def ending() -> _Json:

@@ -10,6 +10,8 @@ from modelserve.deploy.manifests.workload import Workload
 STARTUP_S = 1800
 """A model of 140 GB, at 100 MB a second, is here in 24 minutes."""
 _LOOK_S = 5
+_READY, _LIVE = "/v2/health/ready", "/v2/health/live"
+"""Of the Open Inference Protocol: Triton's paths and ours."""
 
 
 def startup_s(workload: Workload) -> int:
@@ -19,11 +21,20 @@ def startup_s(workload: Workload) -> int:
 def of(port: int, startup_s: int = STARTUP_S) -> dict[str, Any]:
     """The fields of a container. Until the model answers, only the first one counts, so that no download is taken for
     a server that hangs."""
-    ready, live = "/v2/health/ready", "/v2/health/live"
+    return _three(_READY, port, startup_s)
+
+
+def of_triton(port: int, startup_s: int) -> dict[str, Any]:
+    """It answers nothing before its models are loaded. From then on only readiness is about the models: one that was
+    unloaded is no reason to start Triton anew."""
+    return _three(_LIVE, port, startup_s)
+
+
+def _three(started: str, port: int, startup_s: int) -> dict[str, Any]:
     return {
-        "startupProbe": _get(ready, port, _LOOK_S, math.ceil(startup_s / _LOOK_S)),
-        "readinessProbe": _get(ready, port, _LOOK_S, 2),
-        "livenessProbe": _get(live, port, 10, 3),
+        "startupProbe": _get(started, port, _LOOK_S, math.ceil(startup_s / _LOOK_S)),
+        "readinessProbe": _get(_READY, port, _LOOK_S, 2),
+        "livenessProbe": _get(_LIVE, port, 10, 3),
     }
 
 

@@ -5,6 +5,7 @@ Everything after that is pure. Asks no cluster.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ def manifests(record: Record, store: Store) -> list[dict[str, Any]]:
     if words:  # of a flag that is repeated the last counts
         record = record.replace(spec=record.spec | {"args": [*record.spec.get("args", ()), *words]})
     unnamed = record.status.get("image") or image(record.spec)
-    workload = Workload.of(record, _secrets(record, store), dict(files.values()), unnamed)
+    behind = _values(record, record.spec.get("triton", {}), store)
+    workload = Workload.of(record, _secrets(record, store), dict(files.values()), unnamed, behind)
     return objects.of(workload)
 
 
@@ -54,12 +56,17 @@ def image(spec: dict[str, Any]) -> str:
 
 def _secrets(record: Record, store: Store) -> dict[str, str]:
     """By variable. A URL with a password or a signature in it is one too."""
-    names = [name for name in record.spec.get("secrets", ()) if not name.startswith(SECRET)]
-    found = {name: store.get_secret(record.project, name) for name in names}
+    found = _values(record, record.spec, store)
     path = record.spec["path"]
     if shown(path) != path.partition("#")[0] and "model_dir" in (server := paths.parse(path).server):
         found[MODEL_DIR] = server["model_dir"]
     return found
+
+
+def _values(record: Record, said: Mapping[str, Any], store: Store) -> dict[str, str]:
+    """Of the project's secrets that are asked for, by variable."""
+    names = [name for name in said.get("secrets", ()) if not name.startswith(SECRET)]
+    return {name: store.get_secret(record.project, name) for name in names}
 
 
 def _files(spec: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -18,8 +18,9 @@ FILES = "/etc/modelserve"
 """Where the ConfigMap is."""
 SIZE = "10Gi"
 """Of a claim that says none."""
-_OURS = "modelserve-"
-CACHE_VOLUME = _OURS + "cache"
+OURS = "modelserve-"
+"""How the names of our own volumes begin."""
+CACHE_VOLUME = OURS + "cache"
 _SHM_SIZE = "2Gi"
 """As in KServe's runtimes. Docker's own 64 MiB are too few for several processes that share tensors."""
 _MEDIA = ("", "Memory")
@@ -42,7 +43,7 @@ def run_volumes(workload: Workload) -> list[Mounted]:
     found: list[Mounted] = []
     for said in workload.spec.get("volumes", ()):
         name, path = volume_name(said["name"]), str(said["mount_path"])
-        one = Mounted({"name": name, **_source(workload, said)}, _mount(name, path, said["spec"]))
+        one = mounted(workload, said, name)
         for other in found:
             if other.mount["mountPath"].rstrip("/") == path.rstrip("/"):
                 raise ConfigError(f"volumes has two at {path}; give each a place of its own")
@@ -52,11 +53,17 @@ def run_volumes(workload: Workload) -> list[Mounted]:
     return found
 
 
+def mounted(workload: Workload, said: Mapping[str, Any], name: str) -> Mounted:
+    """An entry of `volumes`, as the pod's volume of this name. Raises ConfigError."""
+    mount = _mount(name, str(said["mount_path"]), said["spec"])
+    return Mounted({"name": name, **_source(workload, said)}, mount)
+
+
 def server_volumes(workload: Workload) -> list[Mounted]:
     """What the server writes to and the files that it is told to read, less those in whose place the run has one."""
     found = writable(_cache(workload))
     if workload.files:
-        volume = {"name": _OURS + "files", "configMap": {"name": workload.name}}
+        volume = {"name": OURS + "files", "configMap": {"name": workload.name}}
         found.append(Mounted(volume, {"name": str(volume["name"]), "mountPath": FILES, "readOnly": True}))
     taken = {str(one["mount_path"]).rstrip("/") for one in workload.spec.get("volumes", ())}
     return [one for one in found if one.mount["mountPath"] not in taken]
@@ -64,17 +71,22 @@ def server_volumes(workload: Workload) -> list[Mounted]:
 
 def writable(cache: _Json) -> list[Mounted]:
     """cache: where models are kept, a volume's source."""
+    return [_scratch("cache", CACHE, cache), *scratch()]
+
+
+def scratch(prefix: str = "") -> list[Mounted]:
+    """What a container writes to that has a root which is only read: files, and memory that its processes share.
+    prefix: of the volumes' names, where a pod has two such containers."""
     shm = {"emptyDir": {"medium": "Memory", "sizeLimit": _SHM_SIZE}}
     return [
-        _scratch("cache", CACHE, cache),
-        _scratch("tmp", SCRATCH, {"emptyDir": {}}),
-        _scratch("shm", "/dev/shm", shm),
+        _scratch(f"{prefix}tmp", SCRATCH, {"emptyDir": {}}),
+        _scratch(f"{prefix}shm", "/dev/shm", shm),
     ]
 
 
 def volume_name(said: str) -> str:
     """What a pod calls a run's volume, which is never what it calls one of ours."""
-    return dns_label(f"v/{said}" if said.startswith(_OURS) else said)
+    return dns_label(f"v/{said}" if said.startswith(OURS) else said)
 
 
 def claim_name(workload: Workload, volume: str) -> str:
@@ -157,4 +169,4 @@ def _cache(workload: Workload) -> _Json:
 
 
 def _scratch(name: str, path: str, source: _Json) -> Mounted:
-    return Mounted({"name": _OURS + name, **source}, {"name": _OURS + name, "mountPath": path})
+    return Mounted({"name": OURS + name, **source}, {"name": OURS + name, "mountPath": path})

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from modelserve import flags
 from modelserve.deploy import command, parameters
 from modelserve.deploy.kinds import KINDS, Kind
-from modelserve.deploy.manifests import template
+from modelserve.deploy.manifests import predictor, template
 from modelserve.deploy.manifests.names import resource_name
 from modelserve.deploy.manifests.template import Template
 from modelserve.deploy.record import Record
@@ -23,6 +24,7 @@ from modelserve.errors import ConfigError
 
 HTTP_PORT, GRPC_PORT = 8080, 8081
 """KServe's, and DigitalHub's."""
+NO_SECRETS: Mapping[str, str] = MappingProxyType({})
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MODEL_DIR = PREFIX + "MODEL_DIR"
 """Variable of a secret that says where the model is, in place of the flag, which anybody may read."""
@@ -31,7 +33,7 @@ MODEL_DIR = PREFIX + "MODEL_DIR"
 @dataclass(frozen=True, slots=True)
 class Workload:
     """record: the run. args: words after `modelserve serve`. secrets: what the run's own Secret holds, by variable.
-    files: what its ConfigMap holds, by file name."""
+    files: what its ConfigMap holds, by file name. triton_secrets: what the Secret of the Triton behind it holds."""
 
     record: Record
     function: Key
@@ -44,9 +46,17 @@ class Workload:
     image: str
     secrets: Mapping[str, str] = field(repr=False)
     files: Mapping[str, str] = field(repr=False)
+    triton_secrets: Mapping[str, str] = field(repr=False)
 
     @classmethod
-    def of(cls, record: Record, secrets: Mapping[str, str], files: Mapping[str, str], image: str) -> Workload:
+    def of(
+        cls,
+        record: Record,
+        secrets: Mapping[str, str],
+        files: Mapping[str, str],
+        image: str,
+        triton_secrets: Mapping[str, str] = NO_SECRETS,
+    ) -> Workload:
         """image: the one where the run names none. Raises ConfigError."""
         spec = record.spec
         function = parse_function_string(spec["function"])
@@ -57,6 +67,9 @@ class Workload:
             raise ConfigError(f"host is {config.host!r}, where nobody but the pod itself asks; leave it out")
         if config.enable_grpc and http_port == grpc_port:
             raise ConfigError(f"http_port and grpc_port are both {http_port}; give each a port of its own")
+        if "triton" in spec:
+            predictor.check(spec, function.kind, config, http_port, grpc_port)
+            spec = spec | {"predictor_host": predictor.host(spec, config)}
         words = command.server_args(function.kind, spec, limit_threads=True)
         words = [word for word in words if not (MODEL_DIR in secrets and word.startswith("--model_dir="))]
         return cls(
@@ -71,6 +84,7 @@ class Workload:
             image=spec.get("image") or image,
             secrets=secrets,
             files=files,
+            triton_secrets=triton_secrets,
         )
 
     @property
@@ -80,6 +94,11 @@ class Workload:
     @property
     def kind(self) -> Kind:
         return KINDS[self.function.kind]
+
+    @property
+    def triton(self) -> dict[str, Any] | None:
+        """What is said of the Triton behind the server; None where there is none."""
+        return self.record.spec.get("triton")
 
     @property
     def namespace(self) -> str:
