@@ -150,17 +150,18 @@ class RemoteBackend:
                 "the remote predictor takes no token_type_ids, which tell the texts of a pair apart; send single texts"
             )
         columns = asked.length or longest
-        tensors = _tensors(asked, batch, columns, self._pad_id)
+        rows = asked.rows or len(batch)
+        tensors = _tensors(asked, [*batch, *[batch[-1]] * (rows - len(batch))], columns, self._pad_id)
         answer = self._ask(asked, tensors, _caller(batch))
         shape = (columns, self._width) if self._head != "sequence" else (self._width,)
-        wanted = shape if asked.single else (len(batch), *shape)
+        wanted = shape if asked.single else (rows, *shape)
         if answer.shape != wanted or not isinstance(answer.data, np.ndarray):
             self._watch.doubt()
             raise PredictorFailed(
                 f"the remote predictor answered {answer.name} {answer.datatype} {list(answer.shape)}, and "
                 f"{list(wanted)} was asked for"
             )
-        values = _float32(answer.datatype, answer.data).reshape(len(batch), *shape)
+        values = _float32(answer.datatype, answer.data).reshape(rows, *shape)[: len(batch)]
         return np.ascontiguousarray(values[:, :longest]) if self._head != "sequence" else values
 
     def _ask(self, asked: Plan, tensors: Sequence[Tensor], caller: Caller) -> Tensor:

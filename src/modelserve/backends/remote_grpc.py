@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 
 from modelserve import pb
-from modelserve.backends.remote_http import CONNECT_S, absent, headers_of, late
+from modelserve.backends.remote_http import CONNECT_S, absent, headers_of, late, queue_is_full, sentence
 from modelserve.backends.remote_model import RemoteModel
 from modelserve.datatypes import DTYPES
 from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed
@@ -127,9 +127,11 @@ class GrpcV2:
             raise PredictorDown("the server is shutting down") from error
 
     def _refused(self, code: grpc.StatusCode, details: str, timeout_s: float, error: grpc.RpcError) -> NoReturn:
-        said = " ".join(details.split()) or "nothing was said"
+        said = sentence(details)
         raised: ModelServeError
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code is grpc.StatusCode.UNAVAILABLE and queue_is_full(details):
+            raised = Overloaded(f"the remote predictor is busy: {said}")
+        elif code is grpc.StatusCode.UNAVAILABLE:
             sent = not any(part in details for part in _UNSENT)
             raised = PredictorDown(f"the remote predictor at {self.where} is not available ({said})", begun=sent)
         elif code is grpc.StatusCode.CANCELLED:

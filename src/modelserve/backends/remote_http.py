@@ -68,6 +68,8 @@ class Http:
             raise PredictorDown(
                 f"the remote predictor at {self.where} broke the connection off ({_why(error)})", begun=True
             ) from error
+        except RuntimeError as error:  # the client has been closed meanwhile
+            raise PredictorDown("the server is shutting down") from error
         return response.status_code, response.headers, b"".join(chunks)
 
     def close(self) -> None:
@@ -84,7 +86,7 @@ def late(where: str, timeout_s: float) -> RequestTimeout:
 def failure(where: str, status: int, headers: Mapping[str, str], body: bytes) -> ModelServeError:
     """What an answer that is no success means."""
     said = message(body)
-    if status == 429:
+    if status == 429 or (status == 503 and queue_is_full(said)):
         return Overloaded(f"the remote predictor is busy: {said}", retry_after_s=_seconds(headers))
     if status == 503:
         return PredictorDown(f"the remote predictor at {where} is not ready: {said}", retry_after_s=_seconds(headers))
@@ -103,8 +105,17 @@ def message(body: bytes) -> str:
         found = found.get("error") or found.get("detail") or found.get("message") or found
     if isinstance(found, dict):
         found = found.get("message") or found
-    text = " ".join(str(found).split())
-    return text[:_EXCERPT] or "nothing was said"
+    return sentence(str(found))
+
+
+def sentence(said: str) -> str:
+    """The remote's words in one line, without the places in its code where a Python model of Triton's failed."""
+    return " ".join(said.partition("\n\nAt:\n")[0].split())[:_EXCERPT] or "nothing was said"
+
+
+def queue_is_full(said: str) -> bool:
+    """Triton says both of a full queue, and of a request that waited too long there, that it is not available."""
+    return "Exceeds maximum queue size" in said or "Request timeout expired" in said
 
 
 def absent(where: str, name: str, others: list[str] | None) -> LoadError:

@@ -68,6 +68,8 @@ class Plan:
     """Without a dimension for the batch: a text a request."""
     length: int | None
     """Tokens of every text, where the model takes no other number."""
+    rows: int | None
+    """Texts of every request, likewise."""
     max_batch_size: int
 
     @property
@@ -102,7 +104,14 @@ def plan(
     if model is None:
         sent = names or {name: name for name in usual}
         specs = tuple((ours, TensorSpec(theirs, "INT64", (-1, -1))) for ours, theirs in sent.items())
-        return Plan(specs, TensorSpec(_USUAL[head][0], "FP32", ()), single=False, length=None, max_batch_size=most or 1)
+        return Plan(
+            specs,
+            TensorSpec(_USUAL[head][0], "FP32", ()),
+            single=False,
+            length=None,
+            rows=None,
+            max_batch_size=most or 1,
+        )
     chosen = _inputs(model, names)
     shape = chosen[0][1].shape
     single = len(shape) == 1
@@ -113,11 +122,9 @@ def plan(
             f"the remote predictor takes {length} tokens of every text and no attention_mask, so that shorter ones "
             f"cannot be told from their padding; its inputs are {listed(model.inputs)}"
         )
-    said = model.max_batch_size or None
-    if said is None and not single and shape[0] > 0:
-        said = shape[0]
-    limit = min(filter(None, (said, most)), default=1)
-    return Plan(chosen, output, single=single, length=length, max_batch_size=1 if single else limit)
+    rows = shape[0] if not single and shape[0] > 0 else None
+    limit = 1 if single else min(filter(None, (model.max_batch_size, rows, most)), default=1)
+    return Plan(chosen, output, single=single, length=length, rows=rows, max_batch_size=limit)
 
 
 def fixed_length(model: RemoteModel | None, names: Mapping[str, str]) -> int | None:
