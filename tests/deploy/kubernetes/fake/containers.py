@@ -136,7 +136,8 @@ class Step:
 
     def _running(self, box: Box, now: float, missing: bool) -> float:
         fate = self.fate
-        if self.part == "initContainers" and (fate.exit_code is None or box.ends >= fate.crashes):
+        works = self.part == "initContainers" and not sidecar(self.spec)
+        if works and (fate.exit_code is None or box.ends >= fate.crashes):
             return self._finish(box, now)
         probed = self.spec.get("readinessProbe") or self.spec.get("startupProbe")
         ends = fate.exit_code is not None and box.ends < fate.crashes
@@ -263,6 +264,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
+def sidecar(spec: Object) -> bool:
+    """Whether an init container goes on, and the others begin when it has started. Not recorded."""
+    return spec.get("restartPolicy") == "Always"
+
+
+def passed(spec: Object, box: Box) -> bool:
+    """Whether an init container lets the next one begin."""
+    return box.started if sidecar(spec) else box.done
+
+
 def quality(spec: Object) -> str:
     """qosClass"""
     told = [one["resources"] for one in spec["containers"]]
@@ -281,11 +292,12 @@ def report(pod: Object, boxes: dict[str, Box], address: str) -> None:
     """Writes the pod's status. The order of the conditions is the recorded one."""
     spec, status = pod["spec"], pod["status"]
     status["observedGeneration"] = 1
+    init = spec.get("initContainers", [])
     own = [one["name"] for one in spec["containers"]]
-    init = [one["name"] for one in spec.get("initContainers", [])]
+    own += [one["name"] for one in init if sidecar(one)]
     unready = [name for name in own if not boxes[name].ready]
-    undone = [name for name in init if not boxes[name].done]
-    begun = [boxes[name] for name in own if boxes[name].id]
+    undone = [one["name"] for one in init if not passed(one, boxes[one["name"]])]
+    begun = [one for one in spec["containers"] if boxes[one["name"]].id]
     status["phase"] = "Running" if begun else "Pending"
     unready_words = {
         "reason": "ContainersNotReady",
@@ -302,7 +314,7 @@ def report(pod: Object, boxes: dict[str, Box], address: str) -> None:
     if address:
         status |= {"podIP": address, "podIPs": [{"ip": address}]}
     if init:
-        status["initContainerStatuses"] = [_status(one, boxes[one["name"]]) for one in spec["initContainers"]]
+        status["initContainerStatuses"] = [_status(one, boxes[one["name"]]) for one in init]
     status["containerStatuses"] = [_status(one, boxes[one["name"]]) for one in spec["containers"]]
     status["qosClass"] = quality(spec)
     told = [resources for one in spec["containers"] if (resources := _own_resources(one))]

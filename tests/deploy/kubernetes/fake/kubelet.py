@@ -137,7 +137,7 @@ class Kubelet:
             due = min(due, step.run(box, now, missing=self._missing(one)))
             if fate.evicted and box.step == "running":
                 due = min(due, box.since + fate.after)
-            if part == "initContainers" and not box.done:
+            if part == "initContainers" and not containers.passed(one, box) and not self._begun(life, spec):
                 waits = True
                 break
         containers.report(pod, life.boxes, life.address)
@@ -157,6 +157,11 @@ class Kubelet:
             'policy. Falling back to "Default" policy.'
         )
         tell(self._objects, pod, "MissingClusterDNS", words, warning=True)
+
+    @staticmethod
+    def _begun(life: Life, spec: Object) -> bool:
+        """Whether the init containers have been passed once; a sidecar that ends later is started again by itself."""
+        return any(life.boxes[one["name"]].id for one in spec["containers"])
 
     @staticmethod
     def _each(spec: Object) -> list[tuple[str, Object]]:

@@ -62,7 +62,8 @@ def fault(objects: Objects, node: Node, pod: Object) -> str:
 def _asked(pods: list[Object], of: set[str] | None) -> dict[str, Decimal]:
     total: dict[str, Decimal] = {}
     for pod in pods:
-        for one in pod["spec"]["containers"]:
+        sidecars = [one for one in pod["spec"].get("initContainers", []) if one.get("restartPolicy") == "Always"]
+        for one in [*sidecars, *pod["spec"]["containers"]]:
             for resource, amount in (one["resources"].get("requests") or {}).items():
                 if of is None or resource in of:
                     total[resource] = total.get(resource, Decimal(0)) + quantity(amount)
