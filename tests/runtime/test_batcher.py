@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from modelserve.backends.base import DeviceLost, Limits, OutOfMemory, Reduce
-from modelserve.errors import InferenceFailed, NotReady, Overloaded
+from modelserve.errors import (
+    InferenceFailed,
+    ModelServeError,
+    NotReady,
+    Overloaded,
+    PredictorDown,
+    PredictorFailed,
+    RequestTimeout,
+)
 from modelserve.runtime.batcher import Batcher, Reply
 from modelserve.runtime.queue import pause_s
 from modelserve.types import Encoding, Output
@@ -127,6 +135,39 @@ async def test_only_the_text_that_cannot_be_computed_fails(start: Callable[..., 
         await bad.future
     assert "boom" not in failure.value.message
     assert await ask(batcher, 6).future == [6]
+
+
+@pytest.mark.parametrize(
+    "error", [PredictorDown("it is down"), Overloaded("it is busy"), RequestTimeout("it is late"), NotReady("not now")]
+)
+async def test_what_is_no_inputs_fault_is_told_all_and_not_tried_again(
+    start: Callable[..., Batcher], error: ModelServeError
+) -> None:
+    def fail(lengths: list[int]) -> None:
+        raise error
+
+    backend = Backend(fail)
+    with pytest.raises(type(error), match=error.message):
+        await ask(start(backend), 4, 5, 6, 7).future
+    assert backend.batches == [[4, 5, 6, 7]]
+
+
+async def test_an_error_of_the_remote_fails_the_input_that_it_is_about(start: Callable[..., Batcher]) -> None:
+    def refuse(lengths: list[int]) -> None:
+        if 6 in lengths:
+            raise PredictorFailed("token 77 is not for this model")
+
+    gate = Gate()
+    backend = Backend(gate)
+    batcher = start(backend)
+    first = ask(batcher, 1)
+    await asyncio.to_thread(gate.entered.wait, 10)
+    bad, good = ask(batcher, 6), [ask(batcher, n) for n in (4, 5, 7)]
+    backend.on = refuse
+    gate.opened.set()
+    assert [await reply.future for reply in [first, *good]] == [[1], [4], [5], [7]]
+    with pytest.raises(PredictorFailed, match="token 77"):
+        await bad.future
 
 
 async def test_out_of_memory_splits_the_batch(start: Callable[..., Batcher]) -> None:

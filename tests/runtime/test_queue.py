@@ -18,8 +18,8 @@ class Text:
     cancelled: bool = False
 
 
-def limits(layout: Layout, budget: int = 100) -> Limits:
-    return Limits(layout=layout, max_batch_tokens=budget, streams=1)
+def limits(layout: Layout, budget: int = 100, most: int | None = None) -> Limits:
+    return Limits(layout=layout, max_batch_tokens=budget, streams=1, max_batch_size=most)
 
 
 def cost(lengths: list[int], layout: Layout) -> int:
@@ -62,6 +62,12 @@ def test_a_text_over_the_budget_goes_alone() -> None:
     assert next_batch([Text(500), Text(3)], limits("packed"))[0] == [0]
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded", "equal"])
+def test_no_more_texts_than_the_backend_takes(layout: Layout) -> None:
+    assert len(next_batch([Text(5)] * 9, limits(layout, 1000, most=4))[0]) == 4
+    assert len(next_batch([Text(5)] * 3, limits(layout, 1000, most=4))[0]) == 3
+
+
 def test_free_streams_share_what_waits() -> None:
     waiting = [Text(100) for _ in range(10)]
     assert len(next_batch(waiting, limits("packed", 10_000), free_streams=2)[0]) == 5
@@ -79,13 +85,14 @@ def test_what_is_little_is_not_divided_and_the_rest_evenly() -> None:
     texts=st.lists(st.tuples(st.integers(1, 300), st.booleans()), max_size=40),
     budget=st.integers(1, 500),
     streams=st.integers(1, 4),
+    most=st.none() | st.integers(1, 8),
 )
 def test_every_queue_is_emptied_within_the_budget(
-    layout: Layout, texts: list[tuple[int, bool]], budget: int, streams: int
+    layout: Layout, texts: list[tuple[int, bool]], budget: int, streams: int, most: int | None
 ) -> None:
     waiting = [Text(length, cancelled) for length, cancelled in texts]
     while waiting:
-        chosen, dropped = next_batch(waiting, limits(layout, budget), streams)
+        chosen, dropped = next_batch(waiting, limits(layout, budget, most), streams)
         alive = [i for i, text in enumerate(waiting) if not text.cancelled]
         assert not set(chosen) & set(dropped)
         assert dropped == [i for i, text in enumerate(waiting) if text.cancelled]
@@ -93,6 +100,7 @@ def test_every_queue_is_emptied_within_the_budget(
             assert alive[0] in chosen, "the oldest text starves"
             lengths = [waiting[i].length for i in chosen]
             assert len(chosen) == 1 or cost(lengths, layout) <= budget
+            assert len(chosen) <= (most or len(chosen))
         waiting = [text for i, text in enumerate(waiting) if i not in {*chosen, *dropped}]
 
 
@@ -103,6 +111,13 @@ NOBODY = Answered(0, 0.0, 0.0)
 class Arrived(Text):
     put_at: float = 10.0
     reply: object = field(default_factory=object)
+
+
+def test_a_full_batch_waits_for_nobody() -> None:
+    waiting = [Arrived(5), Arrived(5)]
+    answered = Answered(callers=4, at=9.999, lasted_s=1.0)
+    assert pause_s(waiting, [], answered, now=10.0, limits=limits("padded", 1000, most=4)) > 0
+    assert pause_s(waiting, [], answered, now=10.0, limits=limits("padded", 1000, most=2)) == 0
 
 
 def test_a_caller_alone_never_waits() -> None:
