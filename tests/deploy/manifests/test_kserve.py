@@ -40,6 +40,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
 }
 """The seed's three."""
+BEHIND: dict[str, dict[str, Any]] = {
+    "container": {
+        "model_repository": {"claim_name": "triton-models"},
+        "resources": {"cpu": {"requests": "2"}, "mem": {"requests": "2Gi", "limits": "4Gi"}},
+    },
+    "deployment": {
+        "model_repository": "s3://models/triton",
+        "form": "deployment",
+        "replicas": 2,
+        "secrets": ["secret://s3"],
+        "resources": {"gpu": "1", "mem": {"requests": "8Gi", "limits": "16Gi"}},
+        "node_selector": {"nvidia.com/gpu.present": "true"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    },
+}
+"""A Triton in each of its forms."""
 SIZE = {"resources": {"cpu": {"requests": "1"}, "mem": {"requests": "2Gi", "limits": "4Gi"}}}
 
 
@@ -149,6 +165,10 @@ def test_the_service_names_its_runtime_and_is_scaled_by_kserve() -> None:
             "flavor 'kserve' scales by cpu or mem, one of them",
         ),
         ({"scaling": {"max_replicas": 2}}, "resources requests none"),
+        (
+            {"triton": {"model_repository": "s3://m"}},
+            "triton is for flavor 'deployment'; with KServe write an Inference",
+        ),
     ],
 )
 def test_what_kserve_says_otherwise(given: dict[str, Any], said: str) -> None:
@@ -177,6 +197,11 @@ def files() -> dict[str, str]:
         own = {**given, **SIZE, "id": lasting_id("examples", name), "project": "examples", "image": IMAGE}
         found[f"{name}.yaml"] = as_yaml(made(**own, model_cache="5Gi"))
         found[f"kserve/{name}.yaml"] = as_yaml(made(**own, flavor="kserve"))
+    for form, triton in BEHIND.items():
+        own = {**EXAMPLES["text_classification"], "id": lasting_id("examples", f"triton-{form}"), "project": "examples"}
+        own["model_name"] = "distilbert"
+        size = {"resources": {"cpu": {"requests": "1"}, "mem": {"requests": "1Gi", "limits": "2Gi"}}}
+        found[f"triton/{form}.yaml"] = as_yaml(made(**own, **size, image=IMAGE, triton=triton))
     return found
 
 
