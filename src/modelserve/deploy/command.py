@@ -17,7 +17,12 @@ from modelserve.deploy.quantity import cores
 from modelserve.errors import ConfigError
 
 _PORTS = ("http_port", "grpc_port")
-_HUGGING_FACE = {"task": "huggingface_task", "dtype": "dtype", "backend": "backend"}
+_HUGGING_FACE = {
+    "task": "huggingface_task",
+    "dtype": "dtype",
+    "backend": "backend",
+    "predictor_host": "predictor_host",
+}
 """What the server refuses for other models: flag -> keyword."""
 
 
@@ -34,6 +39,14 @@ _OF_TEXTS = (
     "pooling",
     "normalize",
     "prompt_name",
+    "predictor_protocol",
+    "predictor_use_ssl",
+    "predictor_ca_file",
+    "predictor_request_timeout_seconds",
+    "predictor_request_retries",
+    "predictor_max_batch_size",
+    "enable_predictor_health_check",
+    "tensor_input_names",
 )
 """What the server takes for other models, and does nothing with."""
 

@@ -394,6 +394,7 @@ ROWS: list[tuple[str, Any, dict[str, Any]]] = [
             ("predictor_host", "triton.models:8000", "predictor_host=triton.models:8000"),
             ("predictor_protocol", "GRPC-v2", "predictor_protocol=grpc-v2"),
             ("predictor_use_ssl", True, "predictor_use_ssl=true"),
+            ("predictor_ca_file", "/etc/ca.pem", "predictor_ca_file=/etc/ca.pem"),
             ("predictor_request_timeout_seconds", 7, "predictor_request_timeout_seconds=7"),
             ("predictor_request_retries", 2, "predictor_request_retries=2"),
             ("predictor_max_batch_size", 64, "predictor_max_batch_size=64"),

@@ -22,7 +22,7 @@ from modelserve.urls import shown
 if TYPE_CHECKING:
     from modelserve.deploy.store import Store
 
-_FLAGS = ("chat_template", "log_config_file")
+_FLAGS = ("chat_template", "log_config_file", "predictor_ca_file")
 """Flags of the server that name a file."""
 _MOST_BYTES = 1024 * 1024
 """Of a ConfigMap."""
