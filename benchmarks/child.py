@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ class Child:
     def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.name = arguments[0]
         self.log = folder / f"{self.name}-{time.monotonic_ns()}.log"
-        with self.log.open("w") as errors:
+        with self.log.open("w") as errors, self._known():
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 env=os.environ | (environment or {}),
@@ -53,6 +56,29 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        """SIGINT and SIGTERM wait: between a fork and its pid they would leave a child that nobody ends."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals come to the main thread alone
+            return
+        came: list[int] = []
+        before = {
+            number: signal.signal(number, lambda number, _: came.append(number))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if came:
+            try:
+                signal.raise_signal(came[0])
+            except BaseException:
+                self.__exit__()
+                raise
 
     def wait(self, done: Callable[[], bool], most_s: float = _START_S) -> None:
         """Until `done()`. Raises BenchmarkError when the process ends or takes too long."""

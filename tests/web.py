@@ -39,6 +39,8 @@ class Fault:
     """What goes wrong, the next `times` times that a file is asked for."""
 
     times: int = 1
+    spares: int = 0
+    """How many times it goes well before."""
     status: int | None = None
     cut_after: int | None = None
     """Close the connection after so many bytes of the body."""
@@ -115,6 +117,9 @@ class Web:
         with self._lock:
             fault = self.faults.get(path)
             if fault is None or fault.times <= 0:
+                return Fault()
+            if fault.spares > 0:
+                fault.spares -= 1
                 return Fault()
             fault.times -= 1
             return fault

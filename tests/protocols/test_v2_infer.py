@@ -216,14 +216,18 @@ async def test_a_caller_who_goes_away_frees_what_waits(monkeypatch: pytest.Monke
         tensor.contents.bytes_contents.extend(text.encode() for text in texts)
         return message
 
+    def queue() -> float:
+        return metrics.queue_size._value.get()
+
+    before = queue()  # the process's: a test before this one may have left texts in a queue
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         infer = stub(channel)
         stays = infer(request("stays"), timeout=60)
         await until(lambda: seen == ["stays"])
         goes = infer(request("goes", "away"), timeout=60)
-        await until(lambda: metrics.queue_size._value.get() == 2)
+        await until(lambda: queue() == before + 2)
         goes.cancel()
-        await until(lambda: metrics.queue_size._value.get() == 0)
+        await until(lambda: queue() == before)
         gate.set()
         assert (await stays).outputs[0].shape == [1, 32]
         assert (await infer(request("after"), timeout=60)).outputs

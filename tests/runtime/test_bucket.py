@@ -178,16 +178,18 @@ def test_a_connection_that_breaks(models: str, relay: Web, caplog: pytest.LogCap
 @pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_where_it_was(models: str, relay: Web, home: Path) -> None:
     url = f"s3://{models}/bert/"
+    relay.fail(f"/{models}/bert/model.safetensors", spares=4, hold_after=0, times=2)
     process = start(url)
     part = home / "models" / parse(url).label / "part/files/model.safetensors"
-    wait_for(lambda: part.exists() and part.stat().st_size >= 2 * BLOCK)
+    # Both streams stand still: none of its requests may be counted below.
+    wait_for(lambda: len(got(relay)) == 6 and part.stat().st_size == 4 * BLOCK)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    here = part.stat().st_size
+    relay.go_on.set()
     relay.requests.clear()
     assert held(fetch(url)) == FILES
-    assert got(relay) == list(range(here, len(BIG), BLOCK))
+    assert got(relay) == list(range(4 * BLOCK, len(BIG), BLOCK))
 
 
 @pytest.mark.slow

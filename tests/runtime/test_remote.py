@@ -151,9 +151,10 @@ def test_an_archive_without_a_folder(server: Web) -> None:
 
 
 def test_a_file_keeps_its_name(server: Web) -> None:
-    server.put("/models/iris%20model.skops", packed())
+    content = packed()  # a zip has its second in it
+    server.put("/models/iris%20model.skops", content)
     path = fetch(server.url + "/models/iris%20model.skops")
-    assert (path.name, path.read_bytes()) == ("iris model.skops", packed())
+    assert (path.name, path.read_bytes()) == ("iris model.skops", content)
 
 
 def test_a_new_version_is_fetched_and_the_old_one_stays_a_while(server: Web) -> None:
