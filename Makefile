@@ -33,11 +33,14 @@ install: .venv/.dev ## set up .venv with everything that the other targets need
 demo: .venv/.demo ## serve real weights, ask them something, keep serving (ARGS=--once ends by itself)
 	@$(BIN)/python -m modelserve.demo $(ARGS)
 
+# Two processes for a whole run, a file's tests in one of them; for some tests their start would cost more than it saves.
+WORKERS ?= $(if $(findstring tests/,$(ARGS)),,--numprocesses=2 --dist=loadfile)
+
 test: .venv/.dev ## the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: .venv/.dev ## every test
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "" $(WORKERS) $(ARGS)
 
 test-vllm: .venv/.dev ## vLLM itself on a CPU (makes an environment of 3.5 GB)
 	$(BIN)/python -m pytest -m "" tests/backends/vllm_real.py $(ARGS)
