@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 
 from modelserve import pb
-from tests.conformance.serving import NAME, Served
+from tests.conformance.serving import Served
 
 Text = str | tuple[str, str]
 """A text, or two that are read together."""
@@ -101,7 +101,7 @@ async def _post(served: Served, path: str, **content: Any) -> tuple[httpx.Respon
 async def v1(served: Served, texts: Sequence[Text], parameters: dict[str, Any]) -> Answer:
     instances = [{"text": one[0], "text_pair": one[1]} if isinstance(one, tuple) else one for one in texts]
     body = {"instances": instances, **({"parameters": parameters} if parameters else {})}
-    answer, dropped = await _post(served, f"/v1/models/{NAME}:predict", json=body)
+    answer, dropped = await _post(served, f"/v1/models/{served.name}:predict", json=body)
     said = answer.json()
     assert said.get("parameters", {}).get("tokens_dropped", 0) == dropped
     beside = {one["name"]: _array(one["datatype"], one["shape"], one["data"]) for one in said.get("outputs", ())}
@@ -113,7 +113,7 @@ async def v2_json(
 ) -> tuple[Tensors, int]:
     described = [{**_head(name, array), "data": array.ravel().tolist()} for name, array in inputs.items()]
     body = {"inputs": described, "parameters": _flat(parameters), "outputs": _named(outputs)}
-    answer, dropped = await _post(served, f"/v2/models/{NAME}/infer", json=body)
+    answer, dropped = await _post(served, f"/v2/models/{served.name}/infer", json=body)
     said = answer.json()
     assert ((said["parameters"] or {}).get("tokens_dropped", 0)) == dropped
     return {o["name"]: _array(o["datatype"], o["shape"], o["data"]) for o in said["outputs"]}, dropped
@@ -131,7 +131,7 @@ async def v2_binary(
     head = json.dumps({"inputs": described, "parameters": flags, "outputs": _named(outputs)}).encode()
     answer, dropped = await _post(
         served,
-        f"/v2/models/{NAME}/infer",
+        f"/v2/models/{served.name}/infer",
         content=b"".join((head, *parts)),
         headers={"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))},
     )
@@ -149,7 +149,7 @@ async def v2_binary(
 async def grpc_contents(
     served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
 ) -> tuple[Tensors, int]:
-    request = _grpc_request(inputs, parameters, outputs)
+    request = _grpc_request(served, inputs, parameters, outputs)
     for message, array in zip(request.inputs, inputs.values(), strict=True):
         flat = array.ravel().tolist()
         elements = [text.encode() for text in flat] if message.datatype == "BYTES" else flat
@@ -166,7 +166,7 @@ async def grpc_contents(
 async def grpc_raw(
     served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str] = ()
 ) -> tuple[Tensors, int]:
-    request = _grpc_request(inputs, parameters, outputs)
+    request = _grpc_request(served, inputs, parameters, outputs)
     request.raw_input_contents.extend(_to_bytes(array) for array in inputs.values())
     answer, dropped = await _grpc(served, request)
     assert not any(output.HasField("contents") for output in answer.outputs)
@@ -174,9 +174,9 @@ async def grpc_raw(
     return {output.name: _of_bytes(output.datatype, output.shape, raw) for output, raw in pairs}, dropped
 
 
-def _grpc_request(inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str]) -> Any:
+def _grpc_request(served: Served, inputs: Tensors, parameters: dict[str, Any], outputs: Sequence[str]) -> Any:
     request = pb.ModelInferRequest(
-        model_name=NAME, inputs=[_head(name, array) for name, array in inputs.items()], outputs=_named(outputs)
+        model_name=served.name, inputs=[_head(name, array) for name, array in inputs.items()], outputs=_named(outputs)
     )
     for name, value in _flat(parameters).items():
         kind = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}[type(value)]
@@ -235,13 +235,13 @@ def _of_bytes(datatype: str, shape: Sequence[int], raw: bytes) -> np.ndarray:
 
 
 async def openai(served: Served, texts: Sequence[Text], parameters: dict[str, Any]) -> Answer:
-    body = {"model": NAME, "input": texts, "encoding_format": "float", **parameters}
+    body = {"model": served.name, "input": texts, "encoding_format": "float", **parameters}
     answer, dropped = await _post(served, "/openai/v1/embeddings", json=body)
     return Answer([one["embedding"] for one in _in_order(answer)], {}, dropped)
 
 
 async def openai_base64(served: Served, texts: Sequence[Text], parameters: dict[str, Any]) -> Answer:
-    body = {"model": NAME, "input": texts, "encoding_format": "base64", **parameters}
+    body = {"model": served.name, "input": texts, "encoding_format": "base64", **parameters}
     answer, dropped = await _post(served, "/v1/embeddings", json=body)
     vectors = [np.frombuffer(b64decode(one["embedding"]), "<f4").tolist() for one in _in_order(answer)]
     return Answer(vectors, {}, dropped)
@@ -255,7 +255,7 @@ def _in_order(answer: httpx.Response) -> list[dict[str, Any]]:
 
 async def rerank(served: Served, query: str, documents: Sequence[str]) -> list[tuple[int, float]]:
     """(index, score) of the documents, the best one first."""
-    answer, _ = await _post(served, "/v1/rerank", json={"model": NAME, "query": query, "documents": documents})
+    answer, _ = await _post(served, "/v1/rerank", json={"model": served.name, "query": query, "documents": documents})
     return [(one["index"], one["relevance_score"]) for one in answer.json()["results"]]
 
 

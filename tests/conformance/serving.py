@@ -28,15 +28,16 @@ class Served:
     http: httpx.AsyncClient
     infer: Callable[..., Any]
     """ModelInfer of a gRPC channel."""
+    name: str = NAME
 
 
-def reached(http: httpx.AsyncClient, channel: grpc.aio.Channel) -> Served:
+def reached(http: httpx.AsyncClient, channel: grpc.aio.Channel, name: str = NAME) -> Served:
     infer = channel.unary_unary(
         f"/{pb.SERVICE.full_name}/ModelInfer",
         request_serializer=pb.ModelInferRequest.SerializeToString,
         response_deserializer=pb.ModelInferResponse.FromString,
     )
-    return Served(http, infer)
+    return Served(http, infer, name)
 
 
 async def start(stack: AsyncExitStack, path: Path, **flags: Any) -> Served:
@@ -51,7 +52,7 @@ async def start(stack: AsyncExitStack, path: Path, **flags: Any) -> Served:
     transport = httpx.ASGITransport(build_app(context))
     http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60))
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
-    return reached(http, channel)
+    return reached(http, channel, config.model_name)
 
 
 Serve = Callable[..., Awaitable[Served]]
