@@ -8,7 +8,8 @@ A block's language says what it must prove:
   yaml     parses.
   text     is only read.
 A page has a MODELSERVE_HOME of its own; what it leaves running is ended after it.
-Ports 8080 and 8081 of a page are replaced by the free ones that the server took. Knows no page.
+Ports 8080 and 8081 of a page are replaced by the free ones that the server took, and others by those that the reader
+has been told. Knows no page.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,11 +69,15 @@ def blocks(page: Path) -> list[Block]:
 class Reader:
     """Someone who works through a page: one terminal for the server, one for everything else.
 
-    python: the interpreter of the environment in which modelserve is installed.
+    python: the interpreter of the environment in which modelserve is installed. ports: of other servers that the page
+    speaks of, and where they really are.
     """
 
-    def __init__(self, environment: dict[str, str], python: Path = Path(sys.executable)) -> None:
+    def __init__(
+        self, environment: dict[str, str], python: Path = Path(sys.executable), ports: Mapping[int, int] | None = None
+    ) -> None:
         self.python = python
+        self.ports = dict(ports or {})
         self.environment = os.environ | environment | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
         self.server: Server | None = None
         self.printed: str | None = None
@@ -116,10 +122,12 @@ class Reader:
 
     def typed(self, block: Block) -> str:
         """The block with the ports that are really there."""
-        text = block.text
+        ports: dict[int, int | None] = {**self.ports}
         if self.server is not None:
-            text = re.sub(r"\b8080\b", str(self.server.http_port), text)
-            text = re.sub(r"\b8081\b", str(self.server.grpc_port), text)
+            ports |= {8080: self.server.http_port, 8081: self.server.grpc_port}
+        text = block.text
+        for shown, real in ports.items():
+            text = re.sub(rf"\b{shown}\b", str(real), text)
         return "".join(MAKE.get(line.rstrip(), line.rstrip()) + "\n" for line in text.splitlines())
 
     def run(self, block: Block, command: list[str]) -> str:
@@ -133,7 +141,7 @@ class Reader:
     def serve(self, block: Block) -> None:
         self.stop(block)
         ports = {"MODELSERVE_HTTP_PORT": "0", "MODELSERVE_GRPC_PORT": "0"}
-        command = ["bash", "-c", f"exec env {block.text}"]
+        command = ["bash", "-c", f"exec env {self.typed(block)}"]
         self.server = self._end.enter_context(started(command, env=self.environment | ports))
 
     def stop(self, block: Block) -> None:

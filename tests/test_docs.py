@@ -81,6 +81,16 @@ def cluster_environment(file: Path) -> Iterator[dict[str, str]]:
         yield {"KUBECONFIG": str(fake.kubeconfig(file))}
 
 
+@contextmanager
+def predictor() -> Iterator[dict[int, int]]:
+    """Triton's usual ports, and those of a server that stands for it; tests/conformance has a real Triton."""
+    model = tiny("distilbert", "sequence_classification", num_labels=2)
+    with serve("--model_dir", str(model), "--model_name", "sst2") as server:
+        server.wait_ready()
+        assert server.grpc_port is not None
+        yield {8000: server.http_port, 8001: server.grpc_port}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -89,7 +99,8 @@ def test_blocks_run(page: Path, hub_environment: dict[str, str], tmp_path: Path)
         environment = hub_environment
         if page.name == "kubernetes.md":
             environment = environment | stack.enter_context(cluster_environment(tmp_path / "kubeconfig"))
-        reader = stack.enter_context(Reader(environment))
+        ports = stack.enter_context(predictor()) if page.name == "triton.md" else {}
+        reader = stack.enter_context(Reader(environment, ports=ports))
         for block in blocks(page):
             reader.read(block)
 
