@@ -26,7 +26,7 @@ def read(cluster: Cluster, labels: str, asked: LogsAsked, has_ended: Callable[[]
     return log_follow.follow(cluster, labels, asked, has_ended)
 
 
-def last_lines(cluster: Cluster, pod: str, container: str, count: int, previous: bool) -> list[str]:
+def last_lines(cluster: Cluster, pod: str, count: int, previous: bool, container: str = "") -> list[str]:
     """Of one container of a pod, "" for the server's, for somebody who is told why it does not answer. previous: of the
     one before, or of this one where there was none. [] where there is no log to be had. Raises TargetUnreachable."""
     try:

@@ -232,7 +232,7 @@ def _with_log(cluster: Cluster, verdict: Verdict) -> str:
     """The cause, and the last that the container has said which is it."""
     if not verdict.suspect:
         return verdict.message
-    lines = _ending(log_streams.last_lines(cluster, verdict.suspect, verdict.container, _LINES, verdict.previous))
+    lines = _ending(log_streams.last_lines(cluster, verdict.suspect, _LINES, verdict.previous, verdict.container))
     return "\n".join([f"{verdict.message}; its last lines:", *lines]) if lines else verdict.message
 
 
