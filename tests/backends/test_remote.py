@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from modelserve.backends import remote_watch
+from modelserve.backends import remote_grpc, remote_http, remote_watch
 from modelserve.backends.remote import RemoteBackend
 from modelserve.backends.remote_grpc import GrpcV2
 from modelserve.backends.remote_http import Http, tls
@@ -605,3 +608,62 @@ def test_closing_ends_the_tries() -> None:
         it.backend.close()
         thread.join(20)
     assert [error.message for error in found] == ["the server is shutting down"]
+
+
+class Relay:
+    """Passes bytes on to a port. `freeze`: what is connected by now hears nothing any more, as from a dead machine."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._frozen: set[int] = set()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        self._frozen = set(range(len(self._pairs)))
+
+    def close(self) -> None:
+        self._listener.close()
+        for one in itertools.chain(*self._pairs):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._to))
+                self._pairs.append((here, there))
+                number = len(self._pairs) - 1
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=(number, one, other), daemon=True).start()
+
+    def _pass_on(self, number: int, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                if number not in self._frozen:
+                    other.sendall(data)
+
+
+def test_a_machine_that_is_gone_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_watch, "PERIOD_S", 0.05)
+    monkeypatch.setattr(remote_grpc, "CONNECT_S", 0.3)
+    with ExitStack() as stack:
+        relay = stack.enter_context(closing(Relay(stack.enter_context(over_grpc(Predicting())))))
+        it = stack.enter_context(backed(connected("grpc-v2", relay.port), timeout_s=60.0))
+        assert it.logits([[1]]) == [wanted([1])]
+        relay.freeze()
+        started = time.monotonic()
+        assert raised(PredictorDown, it).begun
+        assert time.monotonic() - started < 20
+        until(lambda: not it.backend.trouble())
+        assert it.logits([[1]]) == [wanted([1])]
+
+
+def test_a_connection_to_a_machine_that_is_gone_ends() -> None:
+    """Linux's own doing, which no test can wait for: that it was asked for."""
+    options = {name: value for _, name, value in remote_http._SOCKET_OPTIONS}
+    assert options[socket.SO_KEEPALIVE] == 1
+    assert options[socket.TCP_KEEPIDLE] + options[socket.TCP_KEEPINTVL] * options[socket.TCP_KEEPCNT] == 20
+    assert options[socket.TCP_USER_TIMEOUT] == 20_000

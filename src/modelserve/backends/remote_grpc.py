@@ -13,13 +13,14 @@ import grpc
 import numpy as np
 
 from modelserve import pb
-from modelserve.backends.remote_http import CONNECT_S, absent, headers_of, late, queue_is_full, sentence
+from modelserve.backends.remote_http import CONNECT_S, absent, headers_of, late, queue_is_full, sentence, silent
 from modelserve.backends.remote_model import RemoteModel
 from modelserve.datatypes import DTYPES
-from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed
+from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed, RequestTimeout
 from modelserve.types import Array, Caller, Tensor, TensorSpec
 
 _SERVICE = f"/{pb.SERVICE.full_name}/"
+_METHODS = ("ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ModelInfer")
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -35,6 +36,9 @@ _TOO_LARGE = "larger than max"
 """How grpc says RESOURCE_EXHAUSTED of a message over its limit: another try would be no smaller."""
 
 _NOBODY = Caller()
+_SILENT = 2
+"""Looks without an answer, after which the connection is given up: where the other machine is gone, nobody ends it, and
+TCP goes on for a quarter of an hour. (A keepalive of HTTP/2 is for a server to allow, and Triton's allows two.)"""
 
 
 class GrpcV2:
@@ -44,13 +48,24 @@ class GrpcV2:
         """credentials: of TLS; None without."""
         self.where = f"{host}:{port}"
         self._name = name
-        if credentials is None:
-            self._channel = grpc.insecure_channel(self.where, options=_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(self.where, credentials, options=_OPTIONS)
-        self._calls: dict[str, Any] = {}
+        self._credentials = credentials
+        self._calls = self._open()
+        self._silent = 0
+        """Looks in a row that nothing was heard on."""
 
     def describe(self) -> RemoteModel:
+        try:
+            found = self._described()
+        except RequestTimeout as error:
+            self._silent += 1
+            if self._silent >= _SILENT:
+                self._silent = 0
+                self._reopen()
+            raise silent(self.where) from error
+        self._silent = 0
+        return found
+
+    def _described(self) -> RemoteModel:
         ready = self._ask("ModelReady", pb.message("ModelReadyRequest")(name=self._name), absent_is_none=True)
         if ready is None or not ready.ready:
             self._check_there(known=ready is not None)
@@ -85,6 +100,27 @@ class GrpcV2:
     def close(self) -> None:
         self._channel.close()
 
+    def _open(self) -> dict[str, Any]:
+        """The calls over a new connection."""
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(self.where, options=_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(self.where, self._credentials, options=_OPTIONS)
+        return {
+            method: self._channel.unary_unary(
+                _SERVICE + method,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=pb.message(f"{method}Response").FromString,
+            )
+            for method in _METHODS
+        }
+
+    def _reopen(self) -> None:
+        """Another machine may have the address by now; what still waits on this connection is given up."""
+        old = self._channel
+        self._calls = self._open()
+        old.close()
+
     def _check_there(self, *, known: bool) -> None:
         """Raises LoadError where there is no such model. known: the server did not say that it does not know it."""
         index = self._ask("RepositoryIndex", pb.message("RepositoryIndexRequest")(), absent_is_none=True)
@@ -101,21 +137,13 @@ class GrpcV2:
         method: str,
         request: Any,
         *,
-        timeout_s: float = CONNECT_S,
+        timeout_s: float | None = None,
         caller: Caller = _NOBODY,
         absent_is_none: bool = False,
     ) -> Any:
-        call = self._calls.get(method)
-        if call is None:
-            answer = pb.message(f"{method}Response")
-            call = self._channel.unary_unary(
-                _SERVICE + method,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=answer.FromString,
-            )
-            self._calls[method] = call
+        timeout_s = timeout_s or CONNECT_S
         try:
-            return call(request, timeout=timeout_s, metadata=tuple(headers_of(caller).items()))
+            return self._calls[method](request, timeout=timeout_s, metadata=tuple(headers_of(caller).items()))
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
             if absent_is_none and code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND):

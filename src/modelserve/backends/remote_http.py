@@ -5,6 +5,7 @@ Knows neither protocol's body. Blocking; several threads may ask at once, over c
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -23,6 +24,21 @@ _IDLE_S = 4.0
 """An idle connection is not used again after this: servers close theirs after five seconds and more, and what is sent
 at that moment is lost."""
 _CONNECTIONS = 64
+_GONE_S = 20
+"""After so long without a sign of the other machine, a connection is over, though nobody has ended it."""
+_SOCKET_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in {
+            "TCP_KEEPIDLE": _GONE_S // 2,
+            "TCP_KEEPINTVL": _GONE_S // 4,
+            "TCP_KEEPCNT": 2,
+            "TCP_USER_TIMEOUT": _GONE_S * 1000,
+        }.items()
+        if hasattr(socket, name)  # macOS has others
+    ),
+]
 _EXCERPT = 500
 
 
@@ -34,8 +50,11 @@ class Http:
         self.where = f"{host}:{port}"
         self._url = f"{'https' if tls else 'http'}://{host}:{port}"
         self._client = httpx2.Client(
-            verify=tls or False,
-            limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
+            transport=httpx2.HTTPTransport(
+                verify=tls or False,
+                limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
+                socket_options=_SOCKET_OPTIONS,
+            ),
             headers={"accept-encoding": "identity", "user-agent": "modelserve"},
         )
 
@@ -46,7 +65,7 @@ class Http:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = CONNECT_S,
+        timeout_s: float,
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body. Raises PredictorDown where nobody answers, RequestTimeout."""
         deadline = time.monotonic() + timeout_s
@@ -72,8 +91,19 @@ class Http:
             raise PredictorDown("the server is shutting down") from error
         return response.status_code, response.headers, b"".join(chunks)
 
+    def look(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Mapping[str, str], bytes]:
+        """A question about the model, which a server that is well answers at once. Raises PredictorDown."""
+        try:
+            return self.ask(method, path, body=body, timeout_s=CONNECT_S)
+        except RequestTimeout as error:
+            raise silent(self.where) from error
+
     def close(self) -> None:
         self._client.close()
+
+
+def silent(where: str) -> PredictorDown:
+    return PredictorDown(f"the remote predictor at {where} does not answer")
 
 
 def late(where: str, timeout_s: float) -> RequestTimeout:

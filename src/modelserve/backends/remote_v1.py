@@ -44,7 +44,7 @@ class V1:
         self._path = f"/v1/models/{quote(name, safe='')}"
 
     def describe(self) -> None:
-        status, headers, body = self._http.ask("GET", self._path)
+        status, headers, body = self._http.look("GET", self._path)
         if status == 404:
             raise absent(self._http.where, self._name, None)
         if status != 200:

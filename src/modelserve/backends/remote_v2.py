@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from modelserve.backends.remote_http import CONNECT_S, Http, absent, failure, headers_of, message
+from modelserve.backends.remote_http import Http, absent, failure, headers_of, message
 from modelserve.backends.remote_model import RemoteModel
 from modelserve.datatypes import DTYPES
 from modelserve.errors import PredictorDown, PredictorFailed
@@ -83,7 +83,7 @@ class V2:
         self._binary = True
 
     def describe(self) -> RemoteModel:
-        status, _, body = self._http.ask("GET", f"{self._path}/ready")
+        status, _, body = self._http.look("GET", f"{self._path}/ready")
         if status != 200:
             self._check_there(status, body)
             raise PredictorDown(f"the remote predictor at {self._http.where} is not ready for {self._name}")
@@ -125,7 +125,7 @@ class V2:
 
     def _check_there(self, status: int, body: bytes) -> None:
         """Raises LoadError where there is no such model."""
-        found, _, index = self._http.ask("POST", "/v2/repository/index", body=b"{}")
+        found, _, index = self._http.look("POST", "/v2/repository/index", b"{}")
         if found == 200:
             names = sorted({entry.name for entry in msgspec.json.decode(index, type=list[_Entry])})
             if self._name not in names:
@@ -135,7 +135,7 @@ class V2:
 
     def _read(self, path: str, kind: type[Any]) -> Any:
         """A description; None where there is no such path. Raises PredictorDown, PredictorFailed."""
-        status, headers, body = self._http.ask("GET", path, timeout_s=CONNECT_S)
+        status, headers, body = self._http.look("GET", path)
         if status in (400, 404, 405, 501):
             return None
         if status != 200:
