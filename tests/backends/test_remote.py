@@ -468,6 +468,30 @@ def test_a_remote_that_comes_back_as_another_model(protocol: str) -> None:
         until(lambda: "its outputs are pooled FP32" in it.backend.trouble())
 
 
+def test_a_batch_that_was_formed_for_another_model_is_never_answered_wrongly() -> None:
+    with standing("v2", Predicting(inputs=[IDS])) as it:
+        assert it.backend.limits.layout == "equal"
+        assert raised(PredictorFailed, it, [[1, 2], [3]]).message == "the remote predictor has another model by now"
+        assert it.logits([[1, 2], [3, 4]]) == [wanted([1, 2]), wanted([3, 4])]
+        raised(PredictorFailed, it, [[n] for n in range(9)])
+
+
+def test_many_failures_are_one_reason_to_look() -> None:
+    looks: list[float] = []
+
+    class Counting(V2):
+        def describe(self) -> Any:
+            looks.append(time.monotonic())
+            return super().describe()
+
+    predicting = Predicting(fault=lambda asked: Fault())
+    with rest(predicting) as port, backed(Counting(Http("127.0.0.1", port, tls=None), "m")) as it:
+        for _ in range(100):
+            raised(PredictorFailed, it, [[1]])
+        until(lambda: len(looks) > 1)
+    assert all(later - earlier >= 0.1 for earlier, later in itertools.pairwise(looks[1:]))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_health_check_needs_no_request(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_watch, "PERIOD_S", 0.05)

@@ -149,6 +149,9 @@ class RemoteBackend:
             raise InvalidRequest(
                 "the remote predictor takes no token_type_ids, which tell the texts of a pair apart; send single texts"
             )
+        if len(batch) > asked.max_batch_size or (asked.layout == "equal" and len(batch[0]) < longest):
+            # The batch was formed for the model that was there before. Smaller ones are tried next.
+            raise PredictorFailed("the remote predictor has another model by now")
         columns = asked.length or longest
         rows = asked.rows or len(batch)
         tensors = _tensors(asked, [*batch, *[batch[-1]] * (rows - len(batch))], columns, self._pad_id)

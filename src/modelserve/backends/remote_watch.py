@@ -75,6 +75,7 @@ class Watch:
                 self._doubts = False
             if look:
                 pause = self._looked(pause)
+                self.wait_closed(_SOON_S)  # a crowd whose requests all fail is one reason to look, not hundreds
 
     def _slow(self) -> bool:
         oldest = min(list(self._in_flight.values()), default=None)
