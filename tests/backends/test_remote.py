@@ -464,7 +464,7 @@ def test_a_remote_that_comes_back_as_another_model(protocol: str) -> None:
         assert it.logits(TEXTS[:2]) == [wanted(ids) for ids in TEXTS[:2]]
         predicting.outputs = [{"name": "pooled", "datatype": "FP32", "shape": [-1, CLASSES]}]
         predicting.fault = lambda asked: Fault()
-        raised(PredictorFailed, it)
+        raised(PredictorFailed, it, TEXTS[:2])
         until(lambda: "its outputs are pooled FP32" in it.backend.trouble())
 
 
