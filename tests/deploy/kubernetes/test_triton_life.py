@@ -341,8 +341,15 @@ class TestChanges:
         assert run.refresh().state == "PENDING"
         assert former < set(servers(fake))
         assert len(pods(fake)) == 1, "the former server asks it"
+        fake._kubelet.ending = 50  # while it drains, too
         fake.fate, fake.fates = fates.READY, {}
-        run.wait(timeout=WAIT_S, log_info=False)
+        deadline = time.monotonic() + WAIT_S
+        while run.refresh().state != "RUNNING":
+            with fake.store.lock:
+                stays = any("deletionTimestamp" not in one["metadata"] for one in pods(fake).values())
+                assert stays or not former & set(servers(fake))
+            assert time.monotonic() < deadline, run.status.message
+        assert not former & set(servers(fake))
         fake.wait(lambda: not pods(fake))
         assert names(fake) == {f"Deployment/{name_of(run)}", f"Service/{name_of(run)}"}
 

@@ -82,6 +82,13 @@ def current(pods: Sequence[Json], template: Json) -> list[Json]:
     return [pod for pod in there if _annotations(pod).get(BEGUN) == mark]
 
 
+def has_former(seen: Snapshot) -> bool:
+    """Whether pods of a former start or change still run, be it that they only end."""
+    serving = seen.serving or {}
+    mark = _annotations((serving.get("spec") or {}).get("template") or {}).get(BEGUN)
+    return any(_annotations(pod).get(BEGUN) != mark for pod in seen.pods if not is_over(pod))
+
+
 def is_ready(pod: Json) -> bool:
     conditions = _status(pod).get("conditions") or ()
     ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)

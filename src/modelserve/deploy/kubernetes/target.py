@@ -94,6 +94,9 @@ class KubernetesTarget:
         new = verdict.message and verdict.message not in verdict.stage
         happens = f"{verdict.stage}: {verdict.message}" if new else verdict.stage
         self._progress[record.id] = Progress(happens, verdict.fraction)
+        if verdict.state == "RUNNING" and LEAVES in record.status and diagnosis.has_former(seen):
+            message = "the former pods end, and the Triton that they ask goes with them"
+            verdict = verdict._replace(state="PENDING", message=message, stage="ending former pods")
         facts: Json = {}
         has_arrived = record.status.get("alias") == record.status["begun"] and "service" in record.status
         if verdict.state == "RUNNING" and not has_arrived:
