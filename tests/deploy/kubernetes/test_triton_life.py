@@ -436,6 +436,14 @@ class TestEnd:
         assert pods(fake) == {}
 
 
+@FORMS
+def test_what_it_uses_is_what_both_use(fake: Fake, bert: ms.Function, triton: Json) -> None:
+    fake.install("metrics.k8s.io")
+    fake.state.usage = {"cpu": "1", "memory": "1Mi"}
+    run = running(bert, triton=triton | ({"replicas": 2} if triton is APART else {}))
+    assert run.usage.cpu == (3 if triton is APART else 2)
+
+
 def test_found_again_without_the_store(
     fake: Fake, bert: ms.Function, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

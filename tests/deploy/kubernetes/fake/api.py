@@ -259,7 +259,11 @@ def _metrics(state: State, where: Place) -> Object:
         {
             "metadata": {key: one["metadata"].get(key) for key in ("name", "namespace", "labels")},
             "timestamp": stamp(), "window": "15s",
-            "containers": [{"name": each["name"], "usage": dict(state.usage)} for each in one["spec"]["containers"]],
+            "containers": [
+                {"name": each["name"], "usage": dict(state.usage)}
+                for part in ("containers", "initContainers") for each in one["spec"].get(part, [])
+                if part == "containers" or each.get("restartPolicy") == "Always"
+            ],
         }
         for one in pods
     ]  # fmt: skip
