@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +19,16 @@ from modelserve.backends.openvino import OpenVinoDecoder
 from modelserve.backends.slots import Slot
 from modelserve.errors import LoadError
 from modelserve.runtime.conversions import Deviation
+from modelserve.runtime.greedy import NEW, TEXTS, Answer
+from modelserve.runtime.greedy import answers as answers
 
-NEW = 24
-"""Tokens that are written behind each prompt."""
 TIE = 1e-3
 """Between the logits of the two likeliest: rounding decides then."""
 PIECE = 256
 """Tokens of a prompt that are read at once; the first piece is shorter."""
 
-TEXTS = (
-    "The capital of France is",
-    "Once upon a time, in a village between two rivers,",
-    "Q: How many legs does a spider have?\nA:",
-    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
-    "Zoë and René drank café crème in Besançon. ☕",
-    "Die Hauptstadt von Österreich ist",
-    "東京は日本の首都であり、",
-    "1, 1, 2, 3, 5, 8, 13,",
-    '{"name": "Ada", "born": 1815, "languages": ["',
-    "A server answers many requests at once: it sorts them by length and runs them together, because",
-    "She said: “don't go there (it isn't safe)”. He answered",
-    "import numpy as np\n\nx = np.arange(12).reshape(3, 4)\nprint(x",
-)
 _RANDOM = (1, 3, 33, 64, 97)
 """Lengths of further prompts, of random tokens: about the size of a block, and odd ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What transformers wrote."""
-
-    prompt: list[int]
-    new: list[int]
-    logits: torch.Tensor
-    """[tokens of new, vocabulary]: what each was chosen by."""
 
 
 def prompts(tokenize: Callable[[str], list[int]], rows: int, config: dict[str, Any], context: int) -> list[list[int]]:
@@ -67,28 +42,6 @@ def prompts(tokenize: Callable[[str], list[int]], rows: int, config: dict[str, A
     texts = [tokenize(text) for text in TEXTS]
     texts += [[rng.randrange(rows) for _ in range(length)] for length in lengths]
     return [ids[:longest] for ids in texts if ids]
-
-
-def answers(model: Any, asked: Sequence[list[int]], say: Callable[[str], None]) -> list[Answer]:
-    """What `generate` writes greedily behind each prompt, alone, over the end of texts."""
-    from transformers import GenerationConfig
-
-    model.generation_config = GenerationConfig()  # no end, no penalties: greed alone
-    found = []
-    for i, prompt in enumerate(asked):
-        say(f"check: transformers writes text {i + 1} of {len(asked)}")
-        with torch.inference_mode():
-            made = model.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                max_new_tokens=NEW,
-                do_sample=False,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        logits = torch.stack([step[0].float() for step in made.logits])
-        found.append(Answer(prompt, made.sequences[0, len(prompt) :].tolist(), logits))
-    return found
 
 
 def deviation(directory: Path, known: Sequence[Answer], dtype: str, threads: int) -> Deviation:
