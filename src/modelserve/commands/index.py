@@ -7,6 +7,7 @@ import click
 from modelserve.commands.change import scale, update
 from modelserve.commands.completion import completion
 from modelserve.commands.convert import convert
+from modelserve.commands.export import export
 from modelserve.commands.functions import functions
 from modelserve.commands.invoke import invoke
 from modelserve.commands.logs import logs
@@ -20,7 +21,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Runs": (run, runs, logs, invoke, wait, stop, resume, rm),
     "What runs are made of": (functions, secrets),
     "Kubernetes": (manifest, scale, update),
-    "Models": (convert,),
+    "Models": (convert, export),
     "Shell": (completion,),
     "": (supervise,),
 }

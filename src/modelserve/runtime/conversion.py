@@ -6,27 +6,21 @@ will serve it (conversion_check.py). Everything is made beside its place and ren
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError
 from modelserve.runtime import conversions, export_environment
+from modelserve.runtime.building import Say, alone, building, check_space, put
 from modelserve.runtime.conversions import Deviation, Record
-from modelserve.runtime.export_environment import Say
 from modelserve.runtime.files import SMALL, Files, resolve
 from modelserve.runtime.info import inspect
 from modelserve.runtime.weights import INDEX, PICKLE, SAFETENSORS
@@ -59,7 +53,7 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
     python, exporter = export_environment.python(asked.python, say)
     target = asked.output or conversions.place(files.model, asked.weights, exporter)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target, say):
+    with alone(target, say):
         found = _made(target, files, asked.weights, exporter)
         if found is not None:
             return target, found, False
@@ -67,38 +61,14 @@ def convert(asked: Asked, say: Say) -> tuple[Path, Record, bool]:
             shutil.rmtree(target, ignore_errors=True)  # another version's, or what somebody has torn
         else:
             _check_empty(target)
-        for torn in target.parent.glob(f".building-{glob.escape(target.name)}-*"):  # of a process that was killed
-            shutil.rmtree(torn, ignore_errors=True)
-        # A name of its own: the exporter of one that was killed may still be writing.
-        building = target.with_name(f".building-{target.name}-{os.getpid()}")
-        try:
-            building.mkdir()
-            _check_space(files, asked.weights, building)
-            _export(python, files, asked, building, say)
-            _copy(files, building)
-            record = _checked(asked, files, info, building, python, exporter, say)
-            (building / conversions.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
-            os.replace(building, target)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with building(target, target.parent) as made:
+            check_space(files.shapes, 5 if asked.weights == "int8" else 4, made, "the conversion", target)
+            _export(python, files, asked, made, say)
+            _copy(files, made)
+            record = _checked(asked, files, info, made, python, exporter, say)
+            (made / conversions.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+            put(made, target)
     return target, record, True
-
-
-@contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
-    """Nobody else makes it. The lock lies in the cache, so that no file of ours stays beside an --output."""
-    directory = conversions.cache() / "locks"
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / f"{hashlib.sha256(str(target).encode()).hexdigest()[:16]}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("waiting for another conversion of it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_runtime() -> None:
@@ -142,25 +112,6 @@ def _check_empty(output: Path) -> None:
         raise ConfigError(f"--output {output} is a file; give a new directory")
     if any(output.iterdir()):
         raise ConfigError(f"--output {output} holds something else; give a new directory, or remove that one")
-
-
-def _check_space(files: Files, weights: str, directory: Path) -> None:
-    """Raises LoadError when the graph would not fit."""
-    if files.shapes is None:
-        return
-    numbers = 0
-    for shape in files.shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        numbers += size
-    needed = numbers * (5 if weights == "int8" else 4)
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise LoadError(
-            f"the disk is too full for the conversion: {needed / 1e9:.1f} GB are needed in {directory.parent}, "
-            f"{free / 1e9:.1f} GB are free; give --output on another disk"
-        )
 
 
 def _export(python: Path, files: Files, asked: Asked, output: Path, say: Say) -> None:

@@ -14,18 +14,16 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from modelserve.errors import LoadError
+from modelserve.runtime.building import Say
 from modelserve.runtime.conversions import cache, exporter, pins
 
 log = logging.getLogger(__name__)
-
-Say = Callable[[str], None]
-"""Told in some words what is being done."""
 
 _DONE = "made"
 """A file in an environment that is whole."""

@@ -52,6 +52,10 @@ _TRUNK = {"embeddings", "encoder", "layers", "layer", "transformer", "h", "wte",
 _BODY = _TRUNK | {"pooler", "wpe", "norm", "final_norm", "ln_f", "shared", "rel_embeddings", "embeddings_project"}
 """Further parts of bare models."""
 
+_TWO_HALVES = ("t5", "mt5", "umt5")
+"""Model types of which AutoModel loads encoder and decoder, and an embedding reads the encoder's only (sentence-t5,
+gtr-t5)."""
+
 
 def infer(architectures: Sequence[str], shapes: Shapes | None, *, sentence_transformers: bool) -> str:
     """The task that a model was made for. Raises LoadError, which says to set --task, when nothing tells."""
@@ -104,6 +108,11 @@ def missing_head(missing_keys: Collection[str], task: str) -> str | None:
         f"the task {task} cannot be served: the weights lack {listed(keys)}, which would be random, "
         "and a head with random weights is never served"
     )
+
+
+def encoder_class(task: str, auto_class: str, model_type: object) -> str:
+    """The class of transformers that loads the network: the task's, but for embeddings of models with two halves."""
+    return "AutoModelForTextEncoding" if task == "text_embedding" and model_type in _TWO_HALVES else auto_class
 
 
 def class_rows(shapes: Shapes) -> tuple[str, int] | None:
