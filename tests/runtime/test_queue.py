@@ -50,6 +50,13 @@ def test_padding_counts_in_the_padded_layout() -> None:
     assert next_batch(waiting, limits("packed"))[0] == [0, 1, 2]
 
 
+def test_a_pass_is_not_mostly_padding() -> None:
+    waiting = [Text(n) for n in (8, 240, 12, 250, 10, 9, 230)]
+    assert next_batch(waiting, limits("padded", 10_000))[0] == [0, 2, 4, 5]
+    assert next_batch([Text(240), Text(12), Text(10)], limits("padded", 10_000))[0] == [0]
+    assert next_batch([Text(100), Text(2)], limits("padded", 10_000))[0] == [0, 1], "less than a pass"
+
+
 def test_equal_takes_one_length_only() -> None:
     assert next_batch([Text(5), Text(6), Text(5)], limits("equal"))[0] == [0, 2]
 

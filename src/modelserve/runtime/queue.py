@@ -36,6 +36,9 @@ class Arrived(Waiting, Protocol):
 
 _LEAST_SHARE_TOKENS = 128
 """Below this a pass is mostly overhead: nothing is divided into less (python -m benchmarks.passes)."""
+_PADDING = 0.25
+"""Most of a padded pass that may be padding, where that is more than a small pass: what is left out goes into the next
+one, which is no longer for it."""
 _FULL_TOKENS = 512
 """From here on a pass gains little by more tokens on a CPU; a GPU with its large budget does not wait for them."""
 _COMPANY_S = 0.05
@@ -103,24 +106,31 @@ def next_batch(waiting: Sequence[Waiting], limits: Limits, free_streams: int = 1
 def _around(
     waiting: Sequence[Waiting], alive: Sequence[int], oldest: int, budget: int, most: int, *, padded: bool
 ) -> list[int]:
-    """A run of at most so many of the texts, sorted by length, that contains the oldest one and fits the budget."""
+    """A run of at most so many of the texts, sorted by length, that contains the oldest one and fits the budget, with
+    little padding."""
     order = sorted(alive, key=lambda i: waiting[i].length)
     lengths = [waiting[i].length for i in order]
     left = right = order.index(oldest)
     tokens = lengths[left]
+
+    def cost(longest: int, texts: int, real: int) -> int:
+        """Tokens of such a pass; more than any budget where too many of them would be padding."""
+        if not padded:
+            return real
+        filled = texts * longest
+        return filled if filled - real <= max(_LEAST_SHARE_TOKENS, _PADDING * filled) else budget + 1
+
     while right - left + 1 < most and (left > 0 or right < len(order) - 1):
         shorter = lengths[left] - lengths[left - 1] if left > 0 else None
         longer = lengths[right + 1] - lengths[right] if right < len(order) - 1 else None
         grow = shorter is None or (longer is not None and longer < shorter)
         candidate = lengths[right + 1] if grow else lengths[left - 1]
         count = right - left + 2
-        cost = count * max(lengths[right], candidate) if padded else tokens + candidate
-        if cost > budget:
+        if cost(max(lengths[right], candidate), count, tokens + candidate) > budget:
             if not grow or shorter is None:
                 break
             candidate = lengths[left - 1]  # no room for a longer one; a shorter one may still fit
-            cost = count * lengths[right] if padded else tokens + candidate
-            if cost > budget:
+            if cost(lengths[right], count, tokens + candidate) > budget:
                 break
             grow = False
         tokens += candidate
