@@ -79,6 +79,11 @@ def test_flags_mean_the_same_to_the_reference(flags_: dict[str, Any]) -> None:
     assert verified(tiny("bert"), **flags_).passed
 
 
+def test_an_embedding_by_the_encoders_half() -> None:
+    report = verified(tiny_generative("t5"), task="text_embedding")
+    assert (report.passed, report.task) == (True, "text_embedding")
+
+
 @pytest.mark.slow
 def test_real_weights_against_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     report = verified(minilm())

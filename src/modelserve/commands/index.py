@@ -16,12 +16,13 @@ from modelserve.commands.run import run
 from modelserve.commands.runs import resume, rm, runs, stop, wait
 from modelserve.commands.secrets import secrets
 from modelserve.commands.supervise import supervise
+from modelserve.commands.verify import verify
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Runs": (run, runs, logs, invoke, wait, stop, resume, rm),
     "What runs are made of": (functions, secrets),
     "Kubernetes": (manifest, scale, update),
-    "Models": (convert, export),
+    "Models": (convert, export, verify),
     "Shell": (completion,),
     "": (supervise,),
 }

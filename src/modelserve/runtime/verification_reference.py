@@ -21,7 +21,7 @@ from modelserve.config import Config
 from modelserve.errors import ConfigError, LoadError
 from modelserve.runtime.files import Files
 from modelserve.runtime.greedy import Answer, answers
-from modelserve.runtime.heads import GENERATIVE, missing_head
+from modelserve.runtime.heads import GENERATIVE, encoder_class, missing_head
 from modelserve.runtime.verification_texts import Asked
 from modelserve.tasks.recipe import Recipe, read
 from modelserve.types import Array, ModelInfo, TextPair
@@ -34,9 +34,6 @@ _CLASSES = {
     "text_generation": "AutoModelForCausalLM",
     "text2text_generation": "AutoModelForSeq2SeqLM",
 }
-_TWO_HALVES = ("t5", "mt5", "umt5")
-"""Of which an embedding reads the encoder's half."""
-
 _POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda rows: rows.mean(0),
     "cls": lambda rows: rows[0],
@@ -69,12 +66,9 @@ class Reference:
         )
         if task == "text_embedding":
             self._recipe = self._read_recipe()
-        name = _CLASSES[task]
-        if task == "text_embedding" and info.config.get("model_type") in _TWO_HALVES:
-            name = "AutoModelForTextEncoding"
         self._model: Any = load_pretrained(
             files.model,
-            name,
+            encoder_class(task, _CLASSES[task], info.config.get("model_type")),
             "float32",
             config.trust_remote_code,
             config.allow_pickle,
