@@ -25,7 +25,7 @@ def _logits(decoder: Decoder) -> torch.Tensor:
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen2", "qwen3", "mistral", "phi3", "mixtral"])
 def test_usual_layers_are_replaced_and_the_logits_stay(name: str, dtype: torch.dtype) -> None:
     with torch.inference_mode():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +21,18 @@ from modelserve.errors import LoadError
 from tests.backends.causal import VOCABULARY, causal
 
 _RNG = random.Random(0)
+HALVES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in (torch.bfloat16, torch.float16)]
 _IDS = [_RNG.randrange(3, VOCABULARY) for _ in range(300)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def slow(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize(
-    "name", ["llama", "qwen3", "mistral", "gpt2", "phi", "gemma2", "gemma3", "gpt_neox", "stablelm"]
+    "name",
+    ["llama", *slow("qwen3", "mistral"), "gpt2", *slow("phi", "gemma2"), "gemma3", *slow("gpt_neox", "stablelm")],
 )
 def test_what_passes_the_check_has_the_logits_of_the_plain_model(name: str, dtype: torch.dtype) -> None:
     """Texts longer than the check's and than a window, in pieces that differ from its own, in company."""

@@ -66,8 +66,16 @@ def some_texts(vocabulary: int = 100, longest: int = 100) -> list[list[int]]:
     return [[rng.randrange(5, vocabulary) for _ in range(n)] for n in (12, 3, longest, 12, 1, 47, 3, 12)]
 
 
-@pytest.mark.parametrize("task", HEADS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        pytest.param(
+            architecture, task, marks=[] if architecture == "bert" or quick == number % 4 else pytest.mark.slow
+        )
+        for number, architecture in enumerate(ARCHITECTURES)
+        for quick, task in enumerate(HEADS)
+    ],
+)
 def test_equals_transformers(architecture: str, task: str) -> None:
     path = tiny(architecture, task)
     texts = some_texts()

@@ -70,7 +70,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("architecture", [BOTH[0], pytest.param(BOTH[1], marks=pytest.mark.slow)])
 async def test_requests_of_every_kind_share_passes(
     serve: Serve, passes: list[list[int]], architecture: str, task: str
 ) -> None:

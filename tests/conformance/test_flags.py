@@ -78,7 +78,7 @@ FLAGS = [
 ]
 """Each architecture meets each flag."""
 
-QUICK = ("bert", "albert", "roberta")
+QUICK = ("bert", "roberta")
 
 MODELS = [
     *(Row("modernbert", "sequence_classification", {}, {"classifier_pooling": pooling}) for pooling in ("mean", "cls")),

@@ -24,7 +24,7 @@ PROMPTS = [
     "Zoë and René drank café crème in Besançon. ☕ 語",
     "She said: ",
 ]
-QUICK = ("llama", "gpt2", "mamba", "t5")
+QUICK = ("llama", "t5")
 """One of each way to attend and to keep what was read."""
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 6

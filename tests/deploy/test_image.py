@@ -31,6 +31,7 @@ def instructions(kind: str) -> list[str]:
     return [line.split(" ", 1)[1] for line in joined.splitlines() if line.startswith(f"{kind} ")]
 
 
+@pytest.mark.slow
 def test_the_linter_has_nothing_to_say() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(

@@ -387,6 +387,7 @@ store.close()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_lose_nothing(store: Store, store_url: str) -> None:
     if (
         "postgresql" in store_url

@@ -32,6 +32,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 TIMEOUT_S = 30
 SMALL_ANSWERS = "--grpc_max_send_message_length=200000"
 MISTAKES = {400, 404, 413, 415}
+pytestmark = pytest.mark.slow
 few_or_many = pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.slow)])
 
 

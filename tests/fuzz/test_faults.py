@@ -42,6 +42,7 @@ def shaping(self, output, encoding, params):
     return postprocess(self, output, encoding, params)
 TextEmbedding.postprocess = shaping
 """
+pytestmark = pytest.mark.slow
 PLACES = ["tokenizer", "panic", "forward", "postprocess"]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,10 @@ def any_ids(kind: str) -> st.SearchStrategy[list[int]]:
     return st.lists(st.one_of(ordinary, whole), max_size=30).map(lambda parts: list(chain(*parts)))
 
 
+def slow(*kinds: str) -> list[Any]:
+    return [pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_are_local(kind: str) -> None:
     assert vocabulary(kind).local == (kind in LOCAL)
@@ -81,6 +86,7 @@ def test_texts(kind: str, parts: list[str]) -> None:
     assert kind in ("word_piece", "suffixed") or "\ufffd" not in text(pieces)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["n", "'", " ", "v", "r", "e", "t", "s", "m", ".", "!", "x", "ab"]), max_size=14))
 @settings(max_examples=2000, deadline=None)
 def test_spaces_are_cleaned_as_in_the_whole(parts: list[str]) -> None:
@@ -89,7 +95,7 @@ def test_spaces_are_cleaned_as_in_the_whole(parts: list[str]) -> None:
     assert "".join([*(cleaner.add(part) for part in parts), cleaner.end()]) == words.clean("".join(parts))
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "unigram"])
+@pytest.mark.parametrize("kind", ["byte_level", *slow("byte_fallback", "unigram")])
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_after_a_prompt_it_is_what_vllm_says(kind: str, data: st.DataObject) -> None:
@@ -180,7 +186,7 @@ def test_a_stop_string_in_what_was_held_back() -> None:
     assert (text(parts), parts[-1].stopped) == ("The do", "g n")
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "unigram", "word_piece", "suffixed"])
+@pytest.mark.parametrize("kind", ["byte_level", *slow("byte_fallback", "unigram", "word_piece"), "suffixed"])
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_tokens(kind: str, data: st.DataObject) -> None:

@@ -80,6 +80,7 @@ class TestPods:
         run.update(resources={"mem": "4Gi"}, wait=True, timeout=WAIT_S, log_info=False)
         assert run.state == "RUNNING"
 
+    @pytest.mark.slow
     def test_no_node(self, fake: Fake, bert: ms.Function, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(noted, "_PATIENCE_S", 0.5)
         run = serve(bert, resources={"gpu": {"requests": "99", "limits": "99"}})
@@ -191,12 +192,14 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"no cluster is configured: there is no ~/.kube/config, KUBECONFIG"):
             serve(function)
 
+    @pytest.mark.slow
     def test_busy(self, fake: Fake, bert: ms.Function) -> None:
         """What the server puts off is asked again."""
         fake.fail(429, 2)
         fake.fail(503, 1)
         serve(bert).wait(timeout=WAIT_S, log_info=False)
 
+    @pytest.mark.slow
     def test_busy_for_ever(self, fake: Fake, bert: ms.Function) -> None:
         fake.fail(503, 100)
         with pytest.raises(TargetRefused, match=r"\(503\)"):
@@ -215,6 +218,7 @@ class TestUnreachable:
             serve(bert)
         assert ms.list_runs() == []
 
+    @pytest.mark.slow
     def test_while_it_is_waited_for(self, fake: Fake, bert: ms.Function, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("modelserve.deploy.waiting._SILENT_S", 0.5)
         fake.fate = fates.unready()

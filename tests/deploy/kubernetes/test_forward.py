@@ -172,6 +172,7 @@ def _asked(forward: Forward) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(forward.url.removeprefix("http://"), timeout=BOUND_S)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("web")
 def test_large_bodies_both_ways_on_one_connection(forward: Forward) -> None:
     body = os.urandom(50 * MIB)
@@ -184,6 +185,7 @@ def test_large_bodies_both_ways_on_one_connection(forward: Forward) -> None:
     assert forward.last_error is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("web")
 def test_many_connections_at_once(forward: Forward, fake: Fake) -> None:
     gate = threading.Barrier(32)
@@ -421,6 +423,7 @@ def _certified(fake: Fake, authority: Authority, port: int, path: Path, proxy: s
     return Cluster(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.usefixtures("web")
 def test_over_tls_with_certificates_and_a_proxy(fake: Fake, pod: str, tmp_path: Path, proxied: bool) -> None:

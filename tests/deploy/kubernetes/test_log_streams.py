@@ -222,7 +222,7 @@ def _kind() -> object:
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("reset", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_cut_loses_nothing_and_repeats_nothing(fake: Fake, api: Cluster, reset: bool) -> None:
     pods = _up(fake, 2)
     lines = _follow(api)
@@ -273,6 +273,7 @@ def test_a_tail_is_of_what_was_there(fake: Fake, api: Cluster) -> None:
     assert [next(none), next(none)] == [f"{second[-5:]} | a", f"{second[-5:]} | b"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
 def test_goes_on_with_the_next_run_of_the_container(fake: Fake, api: Cluster) -> None:
     fake.seconds = 0.1

@@ -175,6 +175,7 @@ def test_scaled_to_zero_by_kubectl(fake: Fake, bert: ms.Function) -> None:
     run.update(envs={"A": "1"}, wait=True, timeout=WAIT_S, log_info=False)
 
 
+@pytest.mark.slow
 def test_what_was_running_is_not_taken_for_it(fake: Fake, bert: ms.Function, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelserve.deploy.waiting._SILENT_S", 0.3)
     run = serve(bert, wait=True, timeout=WAIT_S, log_info=False)
@@ -205,6 +206,7 @@ def test_no_secret_in_a_dry_run(fake: Fake, bert: ms.Function) -> None:
     assert "Secret" not in {one["kind"] for one in run.update(dry_run=True, replicas=2)}
 
 
+@pytest.mark.slow
 def test_watches_of_a_busy_server(fake: Fake, bert: ms.Function) -> None:
     """They are set up again; a thread that dies would be a warning, and those are errors."""
     fake.fate = fates.unready()
