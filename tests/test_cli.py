@@ -53,6 +53,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 def test_serve_starts_the_server_with_what_was_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSERVE_MODEL_NAME", "bert")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # another project's, which is honoured
     server.end = 3
     assert cli.main(["serve", "--http-port", "9000", "--configure_logging=false"]) == 3
     ((config, environ),) = server.started

@@ -17,7 +17,6 @@ TASKS: dict[str, str] = {
 
 BACKENDS: dict[str, str] = {
     "huggingface": "modelserve.backends.huggingface:HuggingFaceBackend",
-    "remote": "modelserve.backends.remote:RemoteBackend",
 }
 
 # Who builds the engine of a model that writes, by the backend's name.
