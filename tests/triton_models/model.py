@@ -51,7 +51,8 @@ class TritonPythonModel:
             np.atleast_2d(self._input(request, "attention_mask", np.ones_like(rows))),
             np.atleast_2d(self._input(request, "token_type_ids", np.zeros_like(rows))),
         )
-        answer = _spoilt(answer, given["answers"]).reshape(*ids.shape[: ids.ndim - 1], *answer.shape[1:])
+        answer = _spoilt(answer, given["answers"])
+        answer = answer if ids.ndim > 1 else answer[0]
         return _tensor(given["output_name"], answer.astype(DTYPES[given["output"]]))
 
     def _input(self, request: Any, name: str, otherwise: Array | None = None) -> Array:
