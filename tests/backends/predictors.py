@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -42,6 +42,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     piece_s: float = 0.0
     """Pause after each byte of the body."""
+    raw: Callable[[], Iterator[bytes]] | None = None
+    """What goes over the connection instead of an answer."""
 
 
 @dataclass
@@ -182,6 +184,12 @@ class _Rest(BaseHTTPRequestHandler):
             self._json(200, {"predictions": answer.tolist()})
 
     def _fault(self, fault: Fault) -> None:
+        if fault.raw is not None:
+            self.close_connection = True
+            with suppress(OSError):
+                for piece in fault.raw():
+                    self.wfile.write(piece)
+            return
         self._send(fault.status, fault.body, fault.headers, piece_s=fault.piece_s)
 
     def _json(self, status: int, value: Any) -> None:

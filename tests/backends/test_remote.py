@@ -346,6 +346,8 @@ def test_wrong_shapes(protocol: str, spoil: Callable[[Any], Any]) -> None:
         (b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1], "data": ["a"]}]}', {}),
         (b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1]}]}', {}),
         (b"{}", {"Inference-Header-Content-Length": "many"}),
+        (b"[" * 100_000, {}),
+        (b'{"outputs": [{"name": "x", "datatype": "FP32", "shape": [], "parameters": {"binary_data_size": ""}}]}', {}),
         (
             b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 1, 3], '
             b'"parameters": {"binary_data_size": 0}}]}',  # Triton's python backend, with an array of another numpy's
@@ -430,6 +432,78 @@ def test_an_answer_that_trickles_is_given_up_in_time() -> None:
         started = time.monotonic()
         raised(RequestTimeout, it)
         assert time.monotonic() - started < 10
+
+
+def _slowly(data: bytes, again: bytes) -> Callable[[], Iterator[bytes]]:
+    def pieces() -> Iterator[bytes]:
+        yield data
+        for _ in range(200):
+            time.sleep(0.05)
+            yield again
+
+    return pieces
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+@pytest.mark.parametrize(
+    "raw", [_slowly(b"HTTP/1.1 200 OK\r\nx-long: ", b"x"), _slowly(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n")]
+)
+def test_a_head_that_never_ends_is_given_up_in_time(protocol: str, raw: Callable[[], Iterator[bytes]]) -> None:
+    with standing(protocol, Predicting(fault=lambda asked: Fault(raw=raw)), timeout_s=0.5) as it:
+        started = time.monotonic()
+        raised(RequestTimeout, it)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_a_body_that_never_ends_is_not_kept(protocol: str) -> None:
+    def endless() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        while True:
+            yield b"100000\r\n" + b"[" * 0x100000 + b"\r\n"
+
+    with standing(protocol, Predicting(fault=lambda asked: Fault(raw=endless))) as it:
+        said = raised(PredictorFailed, it).message
+        assert said.startswith("the remote predictor answered more than the 41")  # 4 MiB and 96 numbers
+
+
+def test_an_answer_over_grpcs_limit() -> None:
+    with over_grpc(Predicting()) as port:
+        predictor = GrpcV2("127.0.0.1", port, "m", credentials=None, most=300)
+        with backed(predictor, retries=3) as it:
+            assert it.logits([[1]]) == [wanted([1])]
+            assert "larger than max" in raised(PredictorFailed, it, [[1] * 16] * 8).message
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP16", "BF16", "FP64"])
+def test_numbers_that_come_as_json_are_those_numbers(datatype: str) -> None:
+    output = {"name": "logits", "datatype": datatype, "shape": [-1, -1, CLASSES]}
+    with standing("v2", Predicting(extensions=[], outputs=[output], answer=lambda answer: answer + 0.5)) as it:
+        assert it.logits([[1]]) == [[[1.5, 2.5, 3.5]]]
+
+
+@pytest.mark.parametrize("number", [b"null", b'"1.5"', b"{}"])
+def test_what_is_no_number_is_no_answer(number: bytes) -> None:
+    output = (
+        b'{"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 1, 3], "data": [1, ' + number + b", 2]}]}"
+    )
+    with standing("v2", Predicting(fault=lambda asked: Fault(200, body=output))) as it:
+        raised(PredictorFailed, it, [[1]])
+    body = b'{"predictions": [[[1, ' + number + b", 2]]]}"
+    with standing("v1", Predicting(fault=lambda asked: Fault(200, body=body))) as it:
+        raised(PredictorFailed, it, [[1]])
+
+
+def test_an_index_that_is_none_is_no_reason_to_end() -> None:
+    class Strange(V2):
+        def _check_there(self, status: int, body: bytes) -> None:
+            self._decoded("/v2/repository/index", b"<html>", list[int])
+
+    with ExitStack() as stack:
+        http = Http("127.0.0.1", stack.enter_context(rest(Predicting(ready=False))), tls=None)
+        predictor = stack.enter_context(closing(Strange(http, "m")))
+        stack.enter_context(pytest.raises(PredictorFailed, match="is not V2's"))
+        predictor.describe()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -155,9 +156,9 @@ class RemoteBackend:
         columns = asked.length or longest
         rows = asked.rows or len(batch)
         tensors = _tensors(asked, [*batch, *[batch[-1]] * (rows - len(batch))], columns, self._pad_id)
-        answer = self._ask(asked, tensors, _caller(batch))
         shape = (columns, self._width) if self._head != "sequence" else (self._width,)
         wanted = shape if asked.single else (rows, *shape)
+        answer = self._ask(asked, tensors, prod(wanted), _caller(batch))
         if answer.shape != wanted or not isinstance(answer.data, np.ndarray):
             self._watch.doubt()
             raise PredictorFailed(
@@ -167,14 +168,14 @@ class RemoteBackend:
         values = _float32(answer.datatype, answer.data).reshape(rows, *shape)[: len(batch)]
         return np.ascontiguousarray(values[:, :longest]) if self._head != "sequence" else values
 
-    def _ask(self, asked: Plan, tensors: Sequence[Tensor], caller: Caller) -> Tensor:
+    def _ask(self, asked: Plan, tensors: Sequence[Tensor], numbers: int, caller: Caller) -> Tensor:
         """With the further tries that are allowed, all before one deadline."""
         deadline = time.monotonic() + self._timeout_s
         tries_left = self._retries
         pause = 0.1
         while True:
             try:
-                return self._ask_once(asked, tensors, caller, max(0.001, deadline - time.monotonic()))
+                return self._ask_once(asked, tensors, numbers, caller, max(0.001, deadline - time.monotonic()))
             except (PredictorDown, Overloaded) as error:
                 begun = isinstance(error, PredictorDown) and error.begun
                 if begun or not tries_left or time.monotonic() + pause >= deadline:
@@ -184,12 +185,14 @@ class RemoteBackend:
                 raise PredictorDown("the server is shutting down")
             pause = min(2.0, 2 * pause)
 
-    def _ask_once(self, asked: Plan, tensors: Sequence[Tensor], caller: Caller, timeout_s: float) -> Tensor:
+    def _ask_once(
+        self, asked: Plan, tensors: Sequence[Tensor], numbers: int, caller: Caller, timeout_s: float
+    ) -> Tensor:
         started = time.monotonic()
         outcome = "failed"
         self._watch.begin()
         try:
-            answer = self._predictor.infer(tensors, asked.output.name, caller, timeout_s)
+            answer = self._predictor.infer(tensors, asked.output.name, numbers, caller, timeout_s)
             outcome = "ok"
             return answer
         except Overloaded:

@@ -23,7 +23,6 @@ _SERVICE = f"/{pb.SERVICE.full_name}/"
 _METHODS = ("ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ModelInfer")
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
     # A server that was restarted is found again in a second, not in two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -44,8 +43,11 @@ TCP goes on for a quarter of an hour. (A keepalive of HTTP/2 is for a server to 
 class GrpcV2:
     """Fulfils remote_model.Predictor."""
 
-    def __init__(self, host: str, port: int, name: str, *, credentials: grpc.ChannelCredentials | None) -> None:
-        """credentials: of TLS; None without."""
+    def __init__(
+        self, host: str, port: int, name: str, *, credentials: grpc.ChannelCredentials | None, most: int = 2**30
+    ) -> None:
+        """credentials: of TLS; None without. most: bytes of an answer."""
+        self._options = [*_OPTIONS, ("grpc.max_receive_message_length", most)]
         self.where = f"{host}:{port}"
         self._name = name
         self._credentials = credentials
@@ -85,7 +87,7 @@ class GrpcV2:
             platform=said.platform,
         )
 
-    def infer(self, inputs: Sequence[Tensor], output: str, caller: Caller, timeout_s: float) -> Tensor:
+    def infer(self, inputs: Sequence[Tensor], output: str, numbers: int, caller: Caller, timeout_s: float) -> Tensor:
         request = pb.ModelInferRequest(model_name=self._name, id=caller.request_id)
         for tensor in inputs:
             request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -103,9 +105,9 @@ class GrpcV2:
     def _open(self) -> dict[str, Any]:
         """The calls over a new connection."""
         if self._credentials is None:
-            self._channel = grpc.insecure_channel(self.where, options=_OPTIONS)
+            self._channel = grpc.insecure_channel(self.where, options=self._options)
         else:
-            self._channel = grpc.secure_channel(self.where, self._credentials, options=_OPTIONS)
+            self._channel = grpc.secure_channel(self.where, self._credentials, options=self._options)
         return {
             method: self._channel.unary_unary(
                 _SERVICE + method,
@@ -199,10 +201,10 @@ def _answer(answered: Any, output: str) -> Tensor:
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise PredictorFailed(f"the remote predictor answered {one.name} as {datatype}, which are no numbers")
-    values: Array
-    if answered.raw_output_contents:
-        values = np.frombuffer(answered.raw_output_contents[index], dtype)
-    else:
-        contents = one.contents.fp32_contents or one.contents.fp64_contents
-        values = np.fromiter(contents, dtype, len(contents))
-    return Tensor(one.name, datatype, shape, values.reshape(shape))
+    if raw := answered.raw_output_contents:
+        if len(raw) != len(names):
+            raise ValueError(f"{len(raw)} raw contents for {len(names)} outputs")
+        return Tensor(one.name, datatype, shape, np.frombuffer(raw[index], dtype).reshape(shape))
+    contents = one.contents.fp32_contents or one.contents.fp64_contents
+    values: Array = np.fromiter(contents, np.float32, len(contents))
+    return Tensor(one.name, "FP32", shape, values.reshape(shape))

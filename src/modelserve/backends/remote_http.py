@@ -1,22 +1,27 @@
 """A remote predictor over HTTP: the connection that V1 and V2 share, and what its failures mean.
 
-Knows neither protocol's body. Blocking; several threads may ask at once, over connections that are kept.
+Knows neither protocol's body. Blocking; several threads may ask at once, over connections that are kept, and one thread
+has them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
-import time
+import threading
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import msgspec
+import numpy as np
+import uvloop
 
 from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed, RequestTimeout
-from modelserve.types import Caller
+from modelserve.types import Array, Caller
 
 CONNECT_S = 5.0
 """Longest time for a connection, and for a question about the model's health."""
@@ -40,23 +45,29 @@ _SOCKET_OPTIONS = [
     ),
 ]
 _EXCERPT = 500
+_DESCRIPTION = 4 * 1024 * 1024
+"""Most bytes of what a server says of a model, or of all its models."""
 
 
 class Http:
-    """A server's address, and the connections to it."""
+    """A server's address, and the connections to it, which live on an event loop of their own: only there has a whole
+    exchange one deadline, however slowly a byte follows another, and can be given up in its midst."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None) -> None:
         """tls: how the server's certificate is checked; None without TLS."""
         self.where = f"{host}:{port}"
         self._url = f"{'https' if tls else 'http'}://{host}:{port}"
-        self._client = httpx2.Client(
-            transport=httpx2.HTTPTransport(
+        self._client = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(
                 verify=tls or False,
                 limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
                 socket_options=_SOCKET_OPTIONS,
             ),
             headers={"accept-encoding": "identity", "user-agent": "modelserve"},
         )
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="modelserve-predictor", daemon=True)
+        self._thread.start()
 
     def ask(
         self,
@@ -66,29 +77,47 @@ class Http:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
+        most: int = _DESCRIPTION,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body. Raises PredictorDown where nobody answers, RequestTimeout."""
-        deadline = time.monotonic() + timeout_s
-        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
-        chunks = []
+        """Status, headers and body, of at most so many bytes, all within the time.
+
+        Raises PredictorDown where nobody answers, RequestTimeout, and PredictorFailed for a larger body.
+        """
+        asking = self._ask(method, path, body, headers, timeout_s, most)
         try:
-            with self._client.stream(
-                method, self._url + path, content=body, headers=headers, timeout=timeout
-            ) as response:
-                for chunk in response.iter_raw():
-                    chunks.append(chunk)
-                    if time.monotonic() > deadline:  # httpx's time limit is for each read
-                        raise httpx2.ReadTimeout("the answer trickles", request=response.request)
+            return asyncio.run_coroutine_threadsafe(asking, self._loop).result()
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise PredictorDown(f"the remote predictor at {self.where} cannot be reached ({_why(error)})") from error
-        except httpx2.TimeoutException as error:
+        except (httpx2.TimeoutException, TimeoutError) as error:
             raise late(self.where, timeout_s) from error
-        except httpx2.TransportError as error:
+        except (httpx2.TransportError, httpx2.InvalidURL) as error:
             raise PredictorDown(
                 f"the remote predictor at {self.where} broke the connection off ({_why(error)})", begun=True
             ) from error
-        except RuntimeError as error:  # the client has been closed meanwhile
+        except (RuntimeError, CancelledError) as error:  # closed meanwhile
+            asking.close()
             raise PredictorDown("the server is shutting down") from error
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout_s: float,
+        most: int,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        chunks, size = [], 0
+        async with (
+            asyncio.timeout(timeout_s),
+            self._client.stream(method, self._url + path, content=body, headers=headers, timeout=timeout) as response,
+        ):
+            async for chunk in response.aiter_raw():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > most:
+                    raise PredictorFailed(f"the remote predictor answered more than the {most} bytes that it can need")
         return response.status_code, response.headers, b"".join(chunks)
 
     def look(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Mapping[str, str], bytes]:
@@ -99,11 +128,36 @@ class Http:
             raise silent(self.where) from error
 
     def close(self) -> None:
-        self._client.close()
+        """Give up what is asked now, and end the connections."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.create_task, self._end())
+            self._thread.join()
+            self._loop.close()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.aclose()
+        self._loop.stop()
 
 
 def silent(where: str) -> PredictorDown:
     return PredictorDown(f"the remote predictor at {where} does not answer")
+
+
+def most_bytes(numbers: int) -> int:
+    """Of an answer with so many numbers, in JSON: 24 characters of a float64, a comma, some space; and the rest."""
+    return 32 * numbers + _DESCRIPTION
+
+
+def numbers_of(values: Any) -> Array:
+    """Numbers that came as JSON, [...]. Raises ValueError for anything else, null included."""
+    found = np.asarray(values)
+    if found.size and found.dtype.kind not in "iuf":
+        raise ValueError("not all of it are numbers")
+    return found
 
 
 def late(where: str, timeout_s: float) -> RequestTimeout:

@@ -50,8 +50,11 @@ class Predictor(Protocol):
         Raises PredictorDown where it cannot be reached or is not ready yet, LoadError where there is no such model.
         """
 
-    def infer(self, inputs: Sequence[Tensor], output: str, caller: Caller, timeout_s: float) -> Tensor:
-        """The output of that name. Raises PredictorDown, Overloaded, RequestTimeout, PredictorFailed."""
+    def infer(self, inputs: Sequence[Tensor], output: str, numbers: int, caller: Caller, timeout_s: float) -> Tensor:
+        """The output of that name, which should have so many numbers: far more are not read.
+
+        Raises PredictorDown, Overloaded, RequestTimeout, PredictorFailed.
+        """
 
     def close(self) -> None:
         """Close the connections."""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from modelserve.backends.remote_http import Http, absent, failure, headers_of
+from modelserve.backends.remote_http import Http, absent, failure, headers_of, most_bytes, numbers_of
 from modelserve.errors import PredictorDown, PredictorFailed
 from modelserve.types import Array, Caller, Tensor
 
@@ -51,12 +51,12 @@ class V1:
             raise failure(self._http.where, status, headers, body)
         try:
             state = msgspec.json.decode(body, type=_State)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise PredictorFailed(f"what the remote predictor says of {self._name} is not V1's ({error})") from error
         if not state.is_ready:
             raise PredictorDown(f"the remote predictor at {self._http.where} is not ready for {self._name}")
 
-    def infer(self, inputs: Sequence[Tensor], output: str, caller: Caller, timeout_s: float) -> Tensor:
+    def infer(self, inputs: Sequence[Tensor], output: str, numbers: int, caller: Caller, timeout_s: float) -> Tensor:
         columns = {tensor.name: np.asarray(tensor.data).tolist() for tensor in inputs}
         instances = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         status, headers, body = self._http.ask(
@@ -65,13 +65,14 @@ class V1:
             body=msgspec.json.encode({"instances": instances}),
             headers=headers_of(caller) | {"content-type": "application/json"},
             timeout_s=timeout_s,
+            most=most_bytes(numbers),
         )
         if status != 200:
             raise failure(self._http.where, status, headers, body)
         try:
             predictions = msgspec.json.decode(body, type=_Predicted).predictions
-            values: Array = np.asarray([_numbers(one, output) for one in predictions], dtype=np.float32)
-        except (msgspec.DecodeError, msgspec.ValidationError, ValueError, TypeError) as error:
+            values: Array = numbers_of([_numbers(one, output) for one in predictions]).astype(np.float32)
+        except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
             raise PredictorFailed(f"the remote predictor's answer cannot be read ({error})") from error
         return Tensor(output, "FP32", values.shape, values)
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from modelserve.backends.remote_http import Http, absent, failure, headers_of, message
+from modelserve.backends.remote_http import Http, absent, failure, headers_of, message, most_bytes, numbers_of
 from modelserve.backends.remote_model import RemoteModel
 from modelserve.datatypes import DTYPES
 from modelserve.errors import PredictorDown, PredictorFailed
@@ -61,12 +61,16 @@ class _Entry(msgspec.Struct):
     name: str
 
 
+class _Parameters(msgspec.Struct):
+    binary_data_size: int | None = None
+
+
 class _Output(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
     data: list[Any] | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: _Parameters | None = None
 
 
 class _Inferred(msgspec.Struct):
@@ -104,20 +108,25 @@ class V2:
             platform=said.platform or "",
         )
 
-    def infer(self, inputs: Sequence[Tensor], output: str, caller: Caller, timeout_s: float) -> Tensor:
+    def infer(self, inputs: Sequence[Tensor], output: str, numbers: int, caller: Caller, timeout_s: float) -> Tensor:
         binary = self._binary
         asked, raw = _request(inputs, output, caller.request_id, binary=binary)
         headers = headers_of(caller) | {"content-type": "application/octet-stream" if binary else "application/json"}
         if binary:
             headers["Inference-Header-Content-Length"] = str(len(asked))
         status, answered, body = self._http.ask(
-            "POST", f"{self._path}/infer", body=b"".join((asked, *raw)), headers=headers, timeout_s=timeout_s
+            "POST",
+            f"{self._path}/infer",
+            body=b"".join((asked, *raw)),
+            headers=headers,
+            timeout_s=timeout_s,
+            most=most_bytes(numbers),
         )
         if status != 200:
             raise failure(self._http.where, status, answered, body)
         try:
             return _answer(body, answered.get(_HEADER_LENGTH), output)
-        except (msgspec.DecodeError, msgspec.ValidationError, ValueError, OverflowError) as error:
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
             raise PredictorFailed(f"the remote predictor's answer cannot be read ({error})") from error
 
     def close(self) -> None:
@@ -127,7 +136,7 @@ class V2:
         """Raises LoadError where there is no such model."""
         found, _, index = self._http.look("POST", "/v2/repository/index", b"{}")
         if found == 200:
-            names = sorted({entry.name for entry in msgspec.json.decode(index, type=list[_Entry])})
+            names = sorted({entry.name for entry in self._decoded("/v2/repository/index", index, list[_Entry])})
             if self._name not in names:
                 raise absent(self._http.where, self._name, names)
         elif status == 404:
@@ -140,9 +149,12 @@ class V2:
             return None
         if status != 200:
             raise failure(self._http.where, status, headers, body)
+        return self._decoded(path, body, kind)
+
+    def _decoded(self, path: str, body: bytes, kind: type[Any]) -> Any:
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise PredictorFailed(
                 f"what the remote predictor at {self._http.where} says at {path} is not V2's ({error}): "
                 f"{message(body)[:80]}"
@@ -176,7 +188,7 @@ def _answer(body: bytes, header_length: str | None, output: str) -> Tensor:
     said = msgspec.json.decode(body[:size], type=_Inferred)
     at = size
     for one in said.outputs:
-        length = (one.parameters or {}).get("binary_data_size")
+        length = one.parameters.binary_data_size if one.parameters else None
         if one.name == output:
             return _tensor(one, None if length is None else body[at : at + length])
         at += length or 0
@@ -189,5 +201,7 @@ def _tensor(one: _Output, raw: bytes | None) -> Tensor:
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise PredictorFailed(f"the remote predictor answered {one.name} as {datatype}, which are no numbers")
-    values: Array = np.frombuffer(raw, dtype) if raw is not None else np.asarray(one.data, dtype)
-    return Tensor(one.name, datatype, shape, values.reshape(shape))
+    if raw is not None:
+        return Tensor(one.name, datatype, shape, np.frombuffer(raw, dtype).reshape(shape))
+    values: Array = numbers_of(one.data).astype(np.float32)  # of whatever datatype, JSON has its numbers
+    return Tensor(one.name, "FP32", shape, values.reshape(shape))

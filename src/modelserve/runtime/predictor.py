@@ -71,7 +71,7 @@ def _connect(config: Config) -> Predictor:
         from modelserve.backends.remote_grpc import GrpcV2, credentials  # grpc is 10 MiB, and may not be served
 
         secure = credentials(config.predictor_ca_file) if config.predictor_use_ssl else None
-        return GrpcV2(host, port, config.model_name, credentials=secure)
+        return GrpcV2(host, port, config.model_name, credentials=secure, most=config.answer_limit)
     http = Http(host, port, tls=tls(config.predictor_ca_file) if config.predictor_use_ssl else None)
     if config.predictor_protocol == "v1":
         from modelserve.backends.remote_v1 import V1
