@@ -1,8 +1,8 @@
-"""What Triton's Python backend runs where there is no ONNX backend, as in the tests' Triton: the `model.onnx` beside this
-file, with ONNX Runtime.
+"""What Triton's Python backend runs in place of an ONNX backend, which the tests' Triton lacks: the `model.onnx` beside
+this file, with ONNX Runtime.
 
-Copied to its place as `model.py`. Runs in Triton's process of the model; tests/triton_models/model.py tells why tensors
-go by DLPack.
+Copied there as `model.py`. Runs in Triton's process of the model; tests/triton_models/model.py tells why tensors go by
+DLPack.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from modelserve.config import Config
 from modelserve.errors import InvalidRequest
 from modelserve.runtime.excerpt import characters
 from modelserve.runtime.files import Files
-from modelserve.runtime.heads import missing_head
+from modelserve.runtime.heads import encoder_class, missing_head
 from modelserve.runtime.modality import At, Loaded, check_answer
 from modelserve.runtime.tokenizer import Tokenizer, load_tokenizer
 from modelserve.tasks import raw
@@ -32,9 +32,6 @@ from modelserve.types import (
     TensorSpec,
     Timings,
 )
-
-_ENCODER_AND_DECODER = ("t5", "mt5", "umt5")
-"""Model types of which AutoModel loads both halves, and an embedding reads the encoder's only (sentence-t5, gtr-t5)."""
 
 _SHORT_CHARS = 100_000
 """Longer requests are tokenised on a thread of their own: 10 MB take seconds, and short ones never wait for them."""
@@ -138,11 +135,10 @@ def load(config: Config, files: Files, info: ModelInfo, task_name: str, at: At) 
     tokenizer = load_tokenizer(config, files, info)
     task: Task = registry.load(registry.TASKS[task_name])(config, info, tokenizer)
     at("load", 0.6)
-    encoder_only = task_name == "text_embedding" and info.config.get("model_type") in _ENCODER_AND_DECODER
     backend_name = "huggingface" if config.backend == "auto" else config.backend
     backend: Backend[Encoding, States] = registry.load(registry.BACKENDS[backend_name])(
         info.path,
-        auto_class="AutoModelForTextEncoding" if encoder_only else task.auto_class,
+        auto_class=encoder_class(task_name, task.auto_class, info.config.get("model_type")),
         head=task.head,
         max_length=info.max_length,
         device=config.device,
