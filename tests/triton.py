@@ -181,7 +181,7 @@ def _backends(wheel: Path, work: Path) -> Path:
     folder = work / "backends"
     shutil.copytree(wheel / "pytriton" / "tritonserver" / "backends", folder)
     stub = Path(shutil.copy(_stub(wheel), folder / "python"))
-    # Read before any model, and it wants NumPy; the stub's Python looks at no PYTHONPATH.
+    # What a model imports first: it wants NumPy itself, and the stub's Python looks at no PYTHONPATH.
     first = folder / "python" / "triton_python_backend_utils.py"
     packages = sysconfig.get_path("purelib")
     first.write_text(f"import sys\n\nsys.path.insert(0, {packages!r})\n{first.read_text()}")

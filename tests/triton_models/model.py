@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import triton_python_backend_utils as triton  # first: our packages are on the path from here on (tests/triton.py)
+
+# isort: split
 import numpy as np
-import triton_python_backend_utils as triton
 
 Array = np.ndarray
 DTYPES = {"FP32": np.float32, "FP16": np.float16, "FP64": np.float64}
