@@ -765,3 +765,13 @@ def test_a_connection_to_a_machine_that_is_gone_ends() -> None:
     assert options[socket.SO_KEEPALIVE] == 1
     assert options[socket.TCP_KEEPIDLE] + options[socket.TCP_KEEPINTVL] * options[socket.TCP_KEEPCNT] == 20
     assert options[socket.TCP_USER_TIMEOUT] == 20_000
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_proxy_is_between(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with standing(protocol, Predicting()) as it:
+        assert it.logits([[1]]) == [wanted([1])]

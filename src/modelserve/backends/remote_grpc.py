@@ -28,6 +28,7 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),  # how often a request is tried is said by a flag
+    ("grpc.enable_http_proxy", 0),  # as over REST
 ]
 _UNSENT = ("failed to connect", "connections to all backends failing", "DNS resolution failed", "name resolution")
 """How grpc begins to say UNAVAILABLE where no connection could be had, so that nothing was sent."""

@@ -57,7 +57,7 @@ class Http:
         """tls: how the server's certificate is checked; None without TLS."""
         self.where = f"{host}:{port}"
         self._url = f"{'https' if tls else 'http'}://{host}:{port}"
-        self._client = httpx2.AsyncClient(
+        self._client = httpx2.AsyncClient(  # with a transport of its own it looks for no proxy
             transport=httpx2.AsyncHTTPTransport(
                 verify=tls or False,
                 limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_S),
