@@ -99,7 +99,9 @@ def test_there_and_back_all_at_once() -> None:
     assert from_keywords(**dataclasses.asdict(config)) == config
 
 
-@pytest.mark.parametrize("host", ["http://t:8000", "t:8000/v2", "t:0", "t:99999", "::1", "a b", "a:b", "u@t:1"])
+@pytest.mark.parametrize(
+    "host", ["http://t:8000", "t:8000/v2", "t:0", "t:99999", "::1", "a b", "a:b", "u@t:1", "x..z:80", "*:80", "a<b:80"]
+)
 def test_the_predictors_host_is_host_and_port(host: str) -> None:
     assert refusal([f"--predictor_host={host}"]) == (
         f"predictor_host is {host!r}; it must be host:port, without a scheme (--predictor_use_ssl is for TLS) and "

@@ -132,7 +132,12 @@ class InferenceFailed(ModelServeError):
 
 
 class PredictorFailed(InferenceFailed):
-    """The remote predictor answered with an error, or with what cannot be the answer."""
+    """The remote predictor answered with an error, or with what cannot be the answer. of_input: one of the inputs that
+    it was asked about together may be why."""
+
+    def __init__(self, message: str, *, of_input: bool = False) -> None:
+        super().__init__(message)
+        self.of_input = of_input
 
 
 class DeployError(ModelServeError):

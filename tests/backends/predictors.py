@@ -75,6 +75,8 @@ class Predicting:
     answer: Callable[[Array], Array] = lambda answer: answer
     """What is made of the network's answer."""
     asked: list[Asked] = field(default_factory=list)
+    look: Callable[[], None] = lambda: None
+    """Called when it is asked whether the model is ready."""
     connections: int = 0
     tls: ssl.SSLContext | None = None
 
@@ -258,6 +260,7 @@ def over_grpc(predicting: Predicting, port: int = 0) -> Iterator[int]:
     def model_ready(request: Any, context: Any) -> Any:
         if request.name != "m":
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        predicting.look()
         return pb.message("ModelReadyResponse")(ready=predicting.ready)
 
     def server_metadata(request: Any, context: Any) -> Any:

@@ -759,6 +759,34 @@ def test_a_machine_that_is_gone_without_a_word(monkeypatch: pytest.MonkeyPatch) 
         assert it.logits([[1]]) == [wanted([1])]
 
 
+def test_a_machine_that_is_only_busy_may_answer_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_watch, "PERIOD_S", 0.05)
+    monkeypatch.setattr(remote_grpc, "CONNECT_S", 0.2)
+    computed, looked = threading.Event(), threading.Semaphore(0)
+    busy = threading.Event()
+
+    def look() -> None:
+        if busy.is_set():
+            looked.release()
+            computed.wait(20)
+
+    def compute(asked: Asked) -> None:
+        busy.set()
+        computed.wait(20)
+
+    with standing("grpc-v2", Predicting(fault=compute, look=look), timeout_s=60.0) as it:
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.append(it.logits([[1]])))
+        thread.start()
+        for _ in range(4):  # two of them have a new connection made
+            assert looked.acquire(timeout=20)
+        until(lambda: "does not answer" in it.backend.trouble())
+        computed.set()
+        thread.join(20)
+        assert found == [[wanted([1])]]
+        until(lambda: not it.backend.trouble())
+
+
 def test_a_connection_to_a_machine_that_is_gone_ends() -> None:
     """Linux's own doing, which no test can wait for: that it was asked for."""
     options = {name: value for _, name, value in remote_http._SOCKET_OPTIONS}

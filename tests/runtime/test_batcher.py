@@ -138,7 +138,14 @@ async def test_only_the_text_that_cannot_be_computed_fails(start: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "error", [PredictorDown("it is down"), Overloaded("it is busy"), RequestTimeout("it is late"), NotReady("not now")]
+    "error",
+    [
+        PredictorDown("it is down"),
+        Overloaded("it is busy"),
+        RequestTimeout("it is late"),
+        NotReady("not now"),
+        PredictorFailed("it is no Triton"),
+    ],
 )
 async def test_what_is_no_inputs_fault_is_told_all_and_not_tried_again(
     start: Callable[..., Batcher], error: ModelServeError
@@ -155,7 +162,7 @@ async def test_what_is_no_inputs_fault_is_told_all_and_not_tried_again(
 async def test_an_error_of_the_remote_fails_the_input_that_it_is_about(start: Callable[..., Batcher]) -> None:
     def refuse(lengths: list[int]) -> None:
         if 6 in lengths:
-            raise PredictorFailed("token 77 is not for this model")
+            raise PredictorFailed("token 77 is not for this model", of_input=True)
 
     gate = Gate()
     backend = Backend(gate)

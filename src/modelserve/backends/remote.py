@@ -152,7 +152,7 @@ class RemoteBackend:
             )
         if len(batch) > asked.max_batch_size or (asked.layout == "equal" and len(batch[0]) < longest):
             # The batch was formed for the model that was there before. Smaller ones are tried next.
-            raise PredictorFailed("the remote predictor has another model by now")
+            raise PredictorFailed("the remote predictor has another model by now", of_input=True)
         columns = asked.length or longest
         rows = asked.rows or len(batch)
         tensors = _tensors(asked, [*batch, *[batch[-1]] * (rows - len(batch))], columns, self._pad_id)

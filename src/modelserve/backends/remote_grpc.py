@@ -29,16 +29,28 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),  # how often a request is tried is said by a flag
     ("grpc.enable_http_proxy", 0),  # as over REST
+    ("grpc.use_local_subchannel_pool", 1),  # or a second channel would share the first one's connection
 ]
 _UNSENT = ("failed to connect", "connections to all backends failing", "DNS resolution failed", "name resolution")
 """How grpc begins to say UNAVAILABLE where no connection could be had, so that nothing was sent."""
+_OF_INPUT = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
+"""What is answered where one of the texts cannot be computed, or where they are too many."""
 _TOO_LARGE = "larger than max"
 """How grpc says RESOURCE_EXHAUSTED of a message over its limit: another try would be no smaller."""
 
 _NOBODY = Caller()
 _SILENT = 2
-"""Looks without an answer, after which the connection is given up: where the other machine is gone, nobody ends it, and
-TCP goes on for a quarter of an hour. (A keepalive of HTTP/2 is for a server to allow, and Triton's allows two.)"""
+"""Looks without an answer, after which there is a new connection: where the other machine is gone, nobody ends the old
+one, and TCP goes on for a quarter of an hour. (A keepalive of HTTP/2 is for a server to allow; Triton's allows two.)"""
+_WELL = 5
+"""Looks with an answer over the new connection, five seconds apart where somebody waits, after which whoever still
+waits on the old one is told that it is lost."""
 
 
 class GrpcV2:
@@ -53,19 +65,25 @@ class GrpcV2:
         self._name = name
         self._credentials = credentials
         self._calls = self._open()
-        self._silent = 0
-        """Looks in a row that nothing was heard on."""
+        self._former: grpc.Channel | None = None
+        """The connection before this one, on which somebody may still wait."""
+        self._silent = self._well = 0
+        """Looks in a row without an answer, and with one."""
 
     def describe(self) -> RemoteModel:
         try:
             found = self._described()
         except RequestTimeout as error:
             self._silent += 1
-            if self._silent >= _SILENT:
-                self._silent = 0
+            self._well = 0
+            if self._silent == _SILENT:
                 self._reopen()
             raise silent(self.where) from error
         self._silent = 0
+        self._well += 1
+        if self._former is not None and self._well >= _WELL:
+            self._former.close()
+            self._former = None
         return found
 
     def _described(self) -> RemoteModel:
@@ -102,6 +120,8 @@ class GrpcV2:
 
     def close(self) -> None:
         self._channel.close()
+        if self._former is not None:
+            self._former.close()
 
     def _open(self) -> dict[str, Any]:
         """The calls over a new connection."""
@@ -119,10 +139,12 @@ class GrpcV2:
         }
 
     def _reopen(self) -> None:
-        """Another machine may have the address by now; what still waits on this connection is given up."""
-        old = self._channel
+        """Another machine may have the address by now. What waits on this connection may be answered yet: the other one
+        may only be busy."""
+        if self._former is not None:
+            self._former.close()
+        self._former = self._channel
         self._calls = self._open()
-        old.close()
 
     def _check_there(self, *, known: bool) -> None:
         """Raises LoadError where there is no such model. known: the server did not say that it does not know it."""
@@ -172,7 +194,7 @@ class GrpcV2:
         elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raised = late(self.where, timeout_s)
         else:
-            raised = PredictorFailed(f"the remote predictor answered {code.name}: {said}")
+            raised = PredictorFailed(f"the remote predictor answered {code.name}: {said}", of_input=code in _OF_INPUT)
         raise raised from error
 
 

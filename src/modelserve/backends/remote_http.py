@@ -45,6 +45,8 @@ _SOCKET_OPTIONS = [
     ),
 ]
 _EXCERPT = 500
+_OF_INPUT = (400, 413, 422, 500)
+"""What is answered where one of the texts cannot be computed; Triton says 500 of a Python model that raised."""
 _DESCRIPTION = 4 * 1024 * 1024
 """Most bytes of what a server says of a model, or of all its models."""
 
@@ -176,7 +178,7 @@ def failure(where: str, status: int, headers: Mapping[str, str], body: bytes) ->
         return PredictorDown(f"the remote predictor at {where} is not ready: {said}", retry_after_s=_seconds(headers))
     if status == 504:
         return RequestTimeout(f"the remote predictor timed out: {said}")
-    return PredictorFailed(f"the remote predictor answered {status}: {said}")
+    return PredictorFailed(f"the remote predictor answered {status}: {said}", of_input=status in _OF_INPUT)
 
 
 def message(body: bytes) -> str:

@@ -22,6 +22,7 @@ from modelserve.errors import (
     ModelServeError,
     NotReady,
     Overloaded,
+    PredictorFailed,
     RequestTimeout,
 )
 from modelserve.runtime import metrics
@@ -272,11 +273,13 @@ class Batcher:
         failed: ModelServeError = InferenceFailed("the model failed on this input")
         try:
             outputs = self._backend.forward([entry.work for entry in batch], self._reduce, alone=alone)
-        except (NotReady, Overloaded, RequestTimeout) as error:  # no fault of any of the inputs
-            for entry in batch:
-                _answer(entry.reply, error)
-            return time.monotonic()
-        except (InvalidRequest, InferenceFailed) as error:
+        except (NotReady, Overloaded, RequestTimeout, PredictorFailed) as error:
+            if not (isinstance(error, PredictorFailed) and error.of_input):  # no fault of any of the inputs
+                for entry in batch:
+                    _answer(entry.reply, error)
+                return time.monotonic()
+            failed = error
+        except InvalidRequest as error:
             failed = error
         except DeviceLost:
             log.exception("the device has failed; liveness turns false")
@@ -296,7 +299,11 @@ class Batcher:
             _answer(batch[0].reply, failed)
             return ended
         middle = len(batch) // 2
-        return min(self._run(batch[:middle], alone), self._run(batch[middle:], alone))
+        ended = [time.monotonic()]
+        for half in (batch[:middle], batch[middle:]):
+            if wanted := [entry for entry in half if not entry.cancelled]:  # others have gone in the meantime
+                ended.append(self._run(wanted, alone))
+        return min(ended[1:] or ended)
 
     def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
         tokens = _tokens(batch)
