@@ -299,11 +299,11 @@ class Batcher:
             _answer(batch[0].reply, failed)
             return ended
         middle = len(batch) // 2
-        ended = [time.monotonic()]
+        ends = []
         for half in (batch[:middle], batch[middle:]):
             if wanted := [entry for entry in half if not entry.cancelled]:  # others have gone in the meantime
-                ended.append(self._run(wanted, alone))
-        return min(ended[1:] or ended)
+                ends.append(self._run(wanted, alone))
+        return min(ends, default=time.monotonic())
 
     def _deliver(self, batch: list[Entry], outputs: list[Output], started: float, ended: float) -> None:
         tokens = _tokens(batch)
