@@ -39,7 +39,7 @@ def others(parameter: Parameter) -> list[tuple[str, Any]]:
     if parameter.type is tuple:
         return [("input_ids=a", ("input_ids=a",)), ("input_ids,attention_mask", ("input_ids", "attention_mask"))]
     if parameter.name == "predictor_host":
-        return [(text, text) for text in ("triton:8000", "model.ns.svc", "[::1]:8000")]
+        return [(text, text) for text in ("triton:8000", "model.ns.svc", "[::1]:8000", "$(HOST):8000")]
     return [(text, text) for text in ("x", " a b ", "--dashes", "a=b", "Großes\n'Ü'", "-1")]
 
 

@@ -13,7 +13,10 @@ from modelserve.errors import ConfigError
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 """What can be sent of a text: [texts, tokens] integers each, by transformers' names."""
 
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9_][\w-]*(?:\.[A-Za-z0-9_][\w-]*)*\.?)(?::(\d{1,5}))?", re.ASCII)
+_ADDRESS = re.compile(
+    r"(\[[0-9a-fA-F:.%]+\]|\$\(\w+\)|[A-Za-z0-9_][\w-]*(?:\.[A-Za-z0-9_][\w-]*)*\.?)(?::(\d{1,5}))?", re.ASCII
+)
+"""$(NAME) is a host that Kubernetes writes there (deploy/manifests)."""
 
 
 def address(host: str, *, ssl: bool) -> tuple[str, int]:
