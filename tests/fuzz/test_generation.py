@@ -10,9 +10,11 @@ SECONDS = 20.0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_a_crowd_leaves_nothing_behind() -> None:
     report = soak(SECONDS)
+    if report.leak <= ROOM:  # on a machine that is busy with other things
+        report = soak(4 * SECONDS)
     assert set(report.kinds) == {"whole", "stream", "slow", "left", "left whole", "half", "bad"}
     assert report.kinds.total() > 10 * CALLERS
     assert report.grown < ROOM
