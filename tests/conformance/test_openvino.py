@@ -197,7 +197,7 @@ async def test_nothing_is_left_of_who_goes_away(serve: Serve) -> None:
 
     async def running() -> float:
         lines = (await served.http.get("/metrics")).text.splitlines()
-        (line,) = (line for line in lines if line.startswith("vllm:num_requests_running{"))
+        (line,) = (line for line in lines if line.startswith(f'vllm:num_requests_running{{model_name="{NAME}"}}'))
         return float(line.rpartition(" ")[2])
 
     for task in asked:
