@@ -13,11 +13,11 @@ import grpc
 import numpy as np
 
 from modelserve import pb
-from modelserve.backends.remote_http import CONNECT_S, absent, headers_of, late, queue_is_full, sentence, silent
-from modelserve.backends.remote_model import RemoteModel
-from modelserve.datatypes import DTYPES
+from modelserve.backends.remote_answer import index_of, tensor
+from modelserve.backends.remote_failure import CONNECT_S, absent, late, queue_is_full, sentence, silent
+from modelserve.backends.remote_model import RemoteModel, headers_of
 from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed, RequestTimeout
-from modelserve.types import Array, Caller, Tensor, TensorSpec
+from modelserve.types import Caller, Tensor, TensorSpec
 
 _SERVICE = f"/{pb.SERVICE.full_name}/"
 _METHODS = ("ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ModelInfer")
@@ -108,9 +108,9 @@ class GrpcV2:
 
     def infer(self, inputs: Sequence[Tensor], output: str, numbers: int, caller: Caller, timeout_s: float) -> Tensor:
         request = pb.ModelInferRequest(model_name=self._name, id=caller.request_id)
-        for tensor in inputs:
-            request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-            request.raw_input_contents.append(np.asarray(tensor.data).tobytes())
+        for given in inputs:
+            request.inputs.add(name=given.name, datatype=given.datatype, shape=given.shape)
+            request.raw_input_contents.append(np.asarray(given.data).tobytes())
         request.outputs.add(name=output)
         answered = self._ask("ModelInfer", request, timeout_s=timeout_s, caller=caller)
         try:
@@ -213,21 +213,9 @@ def _specs(described: Any) -> tuple[TensorSpec, ...]:
 
 def _answer(answered: Any, output: str) -> Tensor:
     """The output of that name. Raises PredictorFailed where it is not there, ValueError where it is not whole."""
-    names = [one.name for one in answered.outputs]
-    if output not in names:
-        raise PredictorFailed(
-            f"the remote predictor answered {', '.join(names) or 'nothing'}, and {output} was asked for"
-        )
-    index = names.index(output)
-    one = answered.outputs[index]
-    datatype, shape = one.datatype.upper(), tuple(one.shape)
-    dtype = DTYPES.get(datatype)
-    if dtype is None:
-        raise PredictorFailed(f"the remote predictor answered {one.name} as {datatype}, which are no numbers")
-    if raw := answered.raw_output_contents:
-        if len(raw) != len(names):
-            raise ValueError(f"{len(raw)} raw contents for {len(names)} outputs")
-        return Tensor(one.name, datatype, shape, np.frombuffer(raw[index], dtype).reshape(shape))
-    contents = one.contents.fp32_contents or one.contents.fp64_contents
-    values: Array = np.fromiter(contents, np.float32, len(contents))
-    return Tensor(one.name, "FP32", shape, values.reshape(shape))
+    index = index_of([one.name for one in answered.outputs], output)
+    one, raw = answered.outputs[index], answered.raw_output_contents
+    if raw and len(raw) != len(answered.outputs):
+        raise ValueError(f"{len(raw)} raw contents for {len(answered.outputs)} outputs")
+    numbers = one.contents.fp32_contents or one.contents.fp64_contents
+    return tensor(one.name, one.datatype, one.shape, raw[index] if raw else None, numbers)

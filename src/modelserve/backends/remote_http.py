@@ -1,4 +1,4 @@
-"""A remote predictor over HTTP: the connection that V1 and V2 share, and what its failures mean.
+"""A remote predictor over HTTP: the connections that V1 and V2 share.
 
 Knows neither protocol's body. Blocking; several threads may ask at once, over connections that are kept, and one thread
 has them.
@@ -13,18 +13,14 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
 
 import httpx2
-import msgspec
-import numpy as np
 import uvloop
 
-from modelserve.errors import LoadError, ModelServeError, Overloaded, PredictorDown, PredictorFailed, RequestTimeout
-from modelserve.types import Array, Caller
+from modelserve.backends.remote_answer import DESCRIPTION_BYTES
+from modelserve.backends.remote_failure import CONNECT_S, late, silent
+from modelserve.errors import LoadError, PredictorDown, PredictorFailed, RequestTimeout
 
-CONNECT_S = 5.0
-"""Longest time for a connection, and for a question about the model's health."""
 _IDLE_S = 4.0
 """An idle connection is not used again after this: servers close theirs after five seconds and more, and what is sent
 at that moment is lost."""
@@ -44,11 +40,6 @@ _SOCKET_OPTIONS = [
         if hasattr(socket, name)  # macOS has others
     ),
 ]
-_EXCERPT = 500
-_OF_INPUT = (400, 413, 422, 500)
-"""What is answered where one of the texts cannot be computed; Triton says 500 of a Python model that raised."""
-_DESCRIPTION = 4 * 1024 * 1024
-"""Most bytes of what a server says of a model, or of all its models."""
 
 
 class Http:
@@ -79,7 +70,7 @@ class Http:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float,
-        most: int = _DESCRIPTION,
+        most: int = DESCRIPTION_BYTES,
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body, of at most so many bytes, all within the time.
 
@@ -145,71 +136,6 @@ class Http:
         self._loop.stop()
 
 
-def silent(where: str) -> PredictorDown:
-    return PredictorDown(f"the remote predictor at {where} does not answer")
-
-
-def most_bytes(numbers: int) -> int:
-    """Of an answer with so many numbers, in JSON: 24 characters of a float64, a comma, some space; and the rest."""
-    return 32 * numbers + _DESCRIPTION
-
-
-def numbers_of(values: Any) -> Array:
-    """Numbers that came as JSON, [...]. Raises ValueError for anything else, null included."""
-    found = np.asarray(values)
-    if found.size and found.dtype.kind not in "iuf":
-        raise ValueError("not all of it are numbers")
-    return found
-
-
-def late(where: str, timeout_s: float) -> RequestTimeout:
-    return RequestTimeout(
-        f"the remote predictor at {where} did not answer within {timeout_s:.3g} s "
-        "(--predictor_request_timeout_seconds, --request_timeout)"
-    )
-
-
-def failure(where: str, status: int, headers: Mapping[str, str], body: bytes) -> ModelServeError:
-    """What an answer that is no success means."""
-    said = message(body)
-    if status == 429 or (status == 503 and queue_is_full(said)):
-        return Overloaded(f"the remote predictor is busy: {said}", retry_after_s=_seconds(headers))
-    if status == 503:
-        return PredictorDown(f"the remote predictor at {where} is not ready: {said}", retry_after_s=_seconds(headers))
-    if status == 504:
-        return RequestTimeout(f"the remote predictor timed out: {said}")
-    return PredictorFailed(f"the remote predictor answered {status}: {said}", of_input=status in _OF_INPUT)
-
-
-def message(body: bytes) -> str:
-    """The sentence in an error's body: V1's and V2's {"error": …}, FastAPI's {"detail": …}, or the text itself."""
-    try:
-        found: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        found = body.decode("utf-8", "replace")
-    if isinstance(found, dict):
-        found = found.get("error") or found.get("detail") or found.get("message") or found
-    if isinstance(found, dict):
-        found = found.get("message") or found
-    return sentence(str(found))
-
-
-def sentence(said: str) -> str:
-    """The remote's words in one line, without the places in its code where a Python model of Triton's failed."""
-    return " ".join(said.partition("\n\nAt:\n")[0].split())[:_EXCERPT] or "nothing was said"
-
-
-def queue_is_full(said: str) -> bool:
-    """Triton says both of a full queue, and of a request that waited too long there, that it is not available."""
-    return "Exceeds maximum queue size" in said or "Request timeout expired" in said
-
-
-def absent(where: str, name: str, others: list[str] | None) -> LoadError:
-    """No such model there. others: names of those that there are, None where it does not tell them."""
-    there = "" if others is None else f"; it has {', '.join(others) or 'none'}"
-    return LoadError(f"the remote predictor at {where} has no model named {name} (--model_name){there}")
-
-
 def tls(ca_file: str | None) -> ssl.SSLContext:
     """Checks certificates by those authorities, or by this machine's. Raises LoadError."""
     if ca_file is None:
@@ -221,17 +147,6 @@ def tls(ca_file: str | None) -> ssl.SSLContext:
         )
     except OSError as error:
         raise LoadError(f"--predictor_ca_file {ca_file} cannot be read ({error.strerror or error})") from error
-
-
-def headers_of(caller: Caller) -> dict[str, str]:
-    """The caller's id and trace as headers; what no header can carry is left out."""
-    found = {"x-request-id": caller.request_id, "traceparent": caller.traceparent, "tracestate": caller.tracestate}
-    return {name: value for name, value in found.items() if value and value.isascii() and value.isprintable()}
-
-
-def _seconds(headers: Mapping[str, str]) -> int:
-    said = headers.get("retry-after", "")
-    return min(600, max(1, int(said))) if said.isascii() and said.isdigit() and len(said) < 10 else 1
 
 
 def _why(error: Exception) -> str:

@@ -138,6 +138,12 @@ def fixed_length(model: RemoteModel | None, names: Mapping[str, str]) -> int | N
     return length if length > 0 else None
 
 
+def headers_of(caller: Caller) -> dict[str, str]:
+    """The caller's id and trace as headers; what no header can carry is left out."""
+    found = {"x-request-id": caller.request_id, "traceparent": caller.traceparent, "tracestate": caller.tracestate}
+    return {name: value for name, value in found.items() if value and value.isascii() and value.isprintable()}
+
+
 def listed(specs: Sequence[TensorSpec]) -> str:
     """Tensors for a sentence: logits FP32 [-1, 3], …"""
     return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs) or "none"

@@ -13,7 +13,10 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from modelserve.backends.remote_http import Http, absent, failure, headers_of, most_bytes, numbers_of
+from modelserve.backends.remote_answer import most_bytes, numbers_of
+from modelserve.backends.remote_failure import absent, failure
+from modelserve.backends.remote_http import Http
+from modelserve.backends.remote_model import headers_of
 from modelserve.errors import PredictorDown, PredictorFailed
 from modelserve.types import Array, Caller, Tensor
 

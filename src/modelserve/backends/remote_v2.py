@@ -13,11 +13,12 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
-from modelserve.backends.remote_http import Http, absent, failure, headers_of, message, most_bytes, numbers_of
-from modelserve.backends.remote_model import RemoteModel
-from modelserve.datatypes import DTYPES
+from modelserve.backends.remote_answer import index_of, most_bytes, tensor
+from modelserve.backends.remote_failure import absent, failure, message
+from modelserve.backends.remote_http import Http
+from modelserve.backends.remote_model import RemoteModel, headers_of
 from modelserve.errors import PredictorDown, PredictorFailed
-from modelserve.types import Array, Caller, Tensor, TensorSpec
+from modelserve.types import Caller, Tensor, TensorSpec
 
 _BINARY = "binary_tensor_data"
 _HEADER_LENGTH = "inference-header-content-length"
@@ -169,9 +170,9 @@ def _request(inputs: Sequence[Tensor], output: str, id: str, *, binary: bool) ->
     """The JSON, and the bytes of the tensors behind it."""
     described: list[dict[str, Any]] = []
     raw = []
-    for tensor in inputs:
-        values = np.asarray(tensor.data)
-        one: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype}
+    for given in inputs:
+        values = np.asarray(given.data)
+        one: dict[str, Any] = {"name": given.name, "shape": list(given.shape), "datatype": given.datatype}
         if binary:
             raw.append(values.tobytes())
             one["parameters"] = {"binary_data_size": len(raw[-1])}
@@ -186,22 +187,8 @@ def _answer(body: bytes, header_length: str | None, output: str) -> Tensor:
     """The output of that name. Raises PredictorFailed where it is not there, ValueError where it is not whole."""
     size = int(header_length) if header_length else len(body)
     said = msgspec.json.decode(body[:size], type=_Inferred)
-    at = size
-    for one in said.outputs:
-        length = one.parameters.binary_data_size if one.parameters else None
-        if one.name == output:
-            return _tensor(one, None if length is None else body[at : at + length])
-        at += length or 0
-    names = ", ".join(one.name for one in said.outputs) or "nothing"
-    raise PredictorFailed(f"the remote predictor answered {names}, and {output} was asked for")
-
-
-def _tensor(one: _Output, raw: bytes | None) -> Tensor:
-    datatype, shape = one.datatype.upper(), tuple(one.shape)
-    dtype = DTYPES.get(datatype)
-    if dtype is None:
-        raise PredictorFailed(f"the remote predictor answered {one.name} as {datatype}, which are no numbers")
-    if raw is not None:
-        return Tensor(one.name, datatype, shape, np.frombuffer(raw, dtype).reshape(shape))
-    values: Array = numbers_of(one.data).astype(np.float32)  # of whatever datatype, JSON has its numbers
-    return Tensor(one.name, "FP32", shape, values.reshape(shape))
+    index = index_of([one.name for one in said.outputs], output)
+    lengths = [one.parameters.binary_data_size if one.parameters else None for one in said.outputs]
+    length, at = lengths[index], size + sum(length or 0 for length in lengths[:index])
+    one = said.outputs[index]
+    return tensor(one.name, one.datatype, one.shape, None if length is None else body[at : at + length], one.data)

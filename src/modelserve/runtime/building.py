@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -81,13 +82,7 @@ def check_space(shapes: Shapes | None, bytes_each: int, directory: Path, what: s
     """Raises LoadError when so many numbers would not fit the disk of `directory`."""
     if shapes is None:
         return
-    numbers = 0
-    for shape in shapes.values():
-        size = 1
-        for length in shape:
-            size *= length
-        numbers += size
-    needed = numbers * bytes_each
+    needed = sum(prod(shape) for shape in shapes.values()) * bytes_each
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise LoadError(

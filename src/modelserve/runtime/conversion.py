@@ -166,6 +166,7 @@ def _checked(
     from modelserve.backends.cores import cores
     from modelserve.backends.pretrained import load_pretrained
     from modelserve.runtime import conversion_check as check
+    from modelserve.runtime.greedy import answers
     from modelserve.runtime.heads import missing_head
     from modelserve.runtime.tokenizer import load_tokenizer
 
@@ -182,7 +183,7 @@ def _checked(
         config.allow_pickle,
         lambda keys: missing_head(keys, "text_generation"),
     )
-    known = check.answers(model.eval(), wanted, say)
+    known = answers(model.eval(), wanted, say)
     del model
     gc.collect()
     deviations: dict[str, Deviation] = {}

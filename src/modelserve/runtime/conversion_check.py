@@ -20,7 +20,6 @@ from modelserve.backends.slots import Slot
 from modelserve.errors import LoadError
 from modelserve.runtime.conversions import Deviation
 from modelserve.runtime.greedy import NEW, TEXTS, Answer
-from modelserve.runtime.greedy import answers as answers
 
 TIE = 1e-3
 """Between the logits of the two likeliest: rounding decides then."""
