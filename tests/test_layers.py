@@ -13,7 +13,7 @@ from modelserve import registry
 
 PACKAGE = Path(registry.__file__).parent
 
-BOTTOM = {"types", "config", "errors", "registry", "environment", "urls"}
+BOTTOM = {"types", "config", "param", "errors", "registry", "environment", "urls"}
 WIRE = {"pb", "datatypes"}
 FLAGS = BOTTOM | {"vllm_flags", "predictor"}
 SHARED = FLAGS | {"flags", "logs", "generation"}
@@ -21,6 +21,7 @@ SERVER = {"parent", "progress", "server", "supervisor", "worker"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in BOTTOM},
+    "config": {"param"},
     "vllm_flags": set(),
     "predictor": {"errors"},
     "generation": {"types", "errors"},

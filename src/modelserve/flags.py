@@ -31,7 +31,7 @@ _FINITE = sys.float_info.max
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Parameter:
-    """One row of the table, with its type. `modelserve.config.param` says what the other fields mean."""
+    """One row of the table, with its type. `modelserve.param` says what the other fields mean."""
 
     name: str
     type: type[Any]
