@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from modelserve.config import Config
-from modelserve.errors import ConfigError, InvalidRequest, ModelServeError
+from modelserve.errors import ConfigError, InvalidRequest
 from modelserve.generation import GenerateRequest, Sampling
 from modelserve.runtime.heads import GENERATIVE
 from modelserve.runtime.service import Service
@@ -97,7 +97,7 @@ async def _crowd(calls: Sequence[Callable[[], Awaitable[T]]], at_once: int) -> l
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(wait(call)) for call in calls]
-    except* ModelServeError as failed:
+    except ExceptionGroup as failed:  # not `except*`: before Python 3.11.4 it wraps what is raised in a group again
         raise failed.exceptions[0] from None
     return [task.result() for task in tasks]
 
